@@ -1,0 +1,1 @@
+"""Tastemaker teaches language models what people prefer."""

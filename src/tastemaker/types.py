@@ -1,0 +1,467 @@
+"""What flows through Tastemaker: records on disk, batches in memory, and the protocols between floors.
+
+Everything the field does compares responses to one prompt, so there is one batch layout: trees of one
+prompt and K responses, laid end to end in a flat token stream without padding (`Bundles`). Sibling
+packages never import each other; they meet in the protocols of this module.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import ClassVar, Literal, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+# ------------------------------------------------------------------------------------------- records
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation."""
+
+    role: str
+    content: str
+
+
+Text = str | tuple[Message, ...]
+"""A prompt or a response: plain text, or the turns of a conversation."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Demonstration:
+    """A response to imitate. `prompt` may be empty: then the response is a document to model."""
+
+    prompt: Text
+    response: Text
+    row: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """K responses to one prompt and their order.
+
+    `ranking[k]` is the rank of response k: 0 is best, equal ranks are ties. A preference pair in the
+    usual order (chosen, rejected) has ranking (0, 1).
+    """
+
+    prompt: Text
+    responses: tuple[Text, ...]
+    ranking: tuple[int, ...] = (0, 1)
+    strength: float | None = None
+    """Margin by which the best is better (a reward model may use it); None when nobody said."""
+    source: str = ""
+    annotator: str = ""
+    when: str = ""
+    shown_order: tuple[int, ...] | None = None
+    row: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judgement:
+    """One response marked good or bad on its own."""
+
+    prompt: Text
+    response: Text
+    desirable: bool
+    row: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepLabels:
+    """A response in steps, each marked right or wrong."""
+
+    prompt: Text
+    steps: tuple[str, ...]
+    labels: tuple[bool, ...]
+    row: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """A prompt on its own, with the answer where one is known. Other columns stay in `columns`."""
+
+    prompt: Text
+    answer: str | None = None
+    columns: Mapping[str, object] = field(default_factory=dict[str, object])
+    row: str = ""
+
+
+Record = Demonstration | Comparison | Judgement | StepLabels | Question
+
+# ------------------------------------------------------------------------------------------- batches
+
+Role = Literal["policy", "reference", "reward", "value"]
+Unit = Literal["tokens", "responses", "pairs", "trees"]
+
+
+@dataclass(frozen=True, eq=False)
+class Tree:
+    """One prompt and its K responses as token ids.
+
+    Shapes: `prompt` [P] int64 with P >= 1 (a lone BOS where the prompt is empty, so that no response's
+    first token is predicted from a neighbour); `responses[k]` [L_k] int64 with L_k >= 1. A tree without
+    responses (K = 0) is a prompt waiting for rollouts.
+    """
+
+    prompt: Tensor
+    responses: tuple[Tensor, ...] = ()
+    trained: tuple[Tensor, ...] | None = None
+    """K masks [L_k] bool: which tokens carry loss (multi-turn answers train on their own turns only).
+    None means all of them."""
+    ended: tuple[bool, ...] = ()
+    """Whether response k ends with its end token (False: cut at a limit)."""
+    row: int = -1
+    """Position of its record in the data; names the culprit in error messages."""
+
+    @property
+    def size(self) -> int:
+        """Tokens this tree takes in the stream."""
+        return len(self.prompt) + sum(len(r) for r in self.responses)
+
+    @property
+    def response_tokens(self) -> int:
+        return sum(len(r) for r in self.responses)
+
+
+@dataclass(frozen=True, eq=False)
+class Bundles:
+    """A batch: B trees, R responses in all, N response tokens in all, ragged and without padding.
+
+    Columns ride along with what they describe and are sliced with it: `token_columns` [N] (entry n is
+    about response token n itself: log pi(token n | all before it), the value of the state before token n,
+    ...), `response_columns` [R], `tree_columns` [B]. Responses are ordered tree by tree, tokens response
+    by response.
+    """
+
+    trees: tuple[Tree, ...]
+    token_columns: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
+    response_columns: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
+    tree_columns: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    def __len__(self) -> int:
+        return len(self.trees)
+
+    @cached_property
+    def group_sizes(self) -> tuple[int, ...]:
+        """K of each tree."""
+        return tuple(len(t.responses) for t in self.trees)
+
+    @cached_property
+    def lengths(self) -> Tensor:
+        """[R] int64: tokens in each response."""
+        return torch.tensor(
+            [len(r) for t in self.trees for r in t.responses], dtype=torch.int64, device=self.device
+        )
+
+    @cached_property
+    def tree(self) -> Tensor:
+        """[R] int64: which tree a response belongs to."""
+        sizes = torch.tensor(self.group_sizes, dtype=torch.int64, device=self.device)
+        return torch.repeat_interleave(torch.arange(len(self.trees), device=self.device), sizes)
+
+    @cached_property
+    def response(self) -> Tensor:
+        """[N] int64: which response a token belongs to."""
+        return torch.repeat_interleave(torch.arange(len(self.lengths), device=self.device), self.lengths)
+
+    @cached_property
+    def trained(self) -> Tensor:
+        """[N] bool: tokens that carry loss."""
+        masks = [
+            t.trained[k] if t.trained is not None else torch.ones(len(r), dtype=torch.bool)
+            for t in self.trees
+            for k, r in enumerate(t.responses)
+        ]
+        return (torch.cat(masks) if masks else torch.zeros(0, dtype=torch.bool)).to(self.device)
+
+    @cached_property
+    def targets(self) -> Tensor:
+        """[N] int64: the response tokens themselves."""
+        ids = [r for t in self.trees for r in t.responses]
+        return (torch.cat(ids) if ids else torch.zeros(0, dtype=torch.int64)).to(self.device)
+
+    @cached_property
+    def ended(self) -> Tensor:
+        """[R] bool: the response ends with its end token."""
+        return torch.tensor([e for t in self.trees for e in t.ended], dtype=torch.bool, device=self.device)
+
+    @cached_property
+    def pairs(self) -> tuple[Tensor, Tensor]:
+        """(better [Q], worse [Q]) int64: all pairs of responses of one tree whose `rank` column orders
+        them strictly; lower rank is better, ties make no pair. K ranked responses give up to K(K-1)/2.
+        """
+        rank = self.response_columns["rank"].tolist()
+        better: list[int] = []
+        worse: list[int] = []
+        start = 0
+        for size in self.group_sizes:
+            for i in range(start, start + size):
+                for j in range(start, start + size):
+                    if rank[i] < rank[j]:
+                        better.append(i)
+                        worse.append(j)
+            start += size
+        return (
+            torch.tensor(better, dtype=torch.int64, device=self.device),
+            torch.tensor(worse, dtype=torch.int64, device=self.device),
+        )
+
+    @property
+    def size(self) -> int:
+        """Tokens in the stream, prompts included."""
+        return sum(t.size for t in self.trees)
+
+    def sum_by_response(self, values: Tensor, mask: Tensor | None = None) -> Tensor:
+        """[N] -> [R]: sums within each response, over tokens where `mask` holds (masked values may be
+        anything, NaN included). An empty response gives 0.
+        """
+        if mask is not None:
+            values = torch.where(mask, values, torch.zeros_like(values))
+        out = torch.zeros(len(self.lengths), dtype=values.dtype, device=values.device)
+        return out.index_add(0, self.response, values)
+
+    def units(self) -> dict[Unit, int]:
+        """How many of each unit this batch holds (tokens: those that carry loss)."""
+        pairs = len(self.pairs[0]) if "rank" in self.response_columns else 0
+        return {
+            "tokens": int(self.trained.sum()),
+            "responses": len(self.lengths),
+            "pairs": pairs,
+            "trees": len(self.trees),
+        }
+
+    def with_tokens(self, **columns: Tensor) -> Bundles:
+        """This batch with more [N] columns."""
+        return replace(self, token_columns={**self.token_columns, **columns})
+
+    def with_responses(self, **columns: Tensor) -> Bundles:
+        """This batch with more [R] columns."""
+        return replace(self, response_columns={**self.response_columns, **columns})
+
+    def with_trees(self, **columns: Tensor) -> Bundles:
+        """This batch with more [B] columns."""
+        return replace(self, tree_columns={**self.tree_columns, **columns})
+
+    def take(self, indices: Sequence[int]) -> Bundles:
+        """The trees at `indices`, in that order, with their columns."""
+        sizes = self.group_sizes
+        starts = [0]
+        for size in sizes:
+            starts.append(starts[-1] + size)
+        lengths = self.lengths.tolist()
+        offsets = [0]
+        for length in lengths:
+            offsets.append(offsets[-1] + length)
+        responses = [r for i in indices for r in range(starts[i], starts[i + 1])]
+        tokens = [n for r in responses for n in range(offsets[r], offsets[r + 1])]
+        at_r = torch.tensor(responses, dtype=torch.int64, device=self.device)
+        at_n = torch.tensor(tokens, dtype=torch.int64, device=self.device)
+        at_b = torch.tensor(list(indices), dtype=torch.int64, device=self.device)
+        return Bundles(
+            trees=tuple(self.trees[i] for i in indices),
+            token_columns={k: v[at_n] for k, v in self.token_columns.items()},
+            response_columns={k: v[at_r] for k, v in self.response_columns.items()},
+            tree_columns={k: v[at_b] for k, v in self.tree_columns.items()},
+            device=self.device,
+        )
+
+    def cut(self, token_budget: int) -> Iterator[Bundles]:
+        """Microbatches in order, each of whole trees and at most `token_budget` stream tokens; a tree
+        larger than the budget comes alone. How a batch is cut changes no result.
+        """
+        start, size = 0, 0
+        for i, tree in enumerate(self.trees):
+            if i > start and size + tree.size > token_budget:
+                yield self.take(range(start, i))
+                start, size = i, 0
+            size += tree.size
+        if start < len(self.trees):
+            yield self.take(range(start, len(self.trees)))
+
+    def to(self, device: torch.device) -> Bundles:
+        """This batch with its columns on `device` (tree ids stay where they are until laid out)."""
+        return Bundles(
+            trees=self.trees,
+            token_columns={k: v.to(device) for k, v in self.token_columns.items()},
+            response_columns={k: v.to(device) for k, v in self.response_columns.items()},
+            tree_columns={k: v.to(device) for k, v in self.tree_columns.items()},
+            device=device,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """What models said about a batch. Fields a method did not ask for are None."""
+
+    logps: Tensor | None = None
+    """[N] log-probability of each response token, in float32 or wider."""
+    entropy: Tensor | None = None
+    """[N] entropy of the distribution each token was drawn from, in nats; never carries gradient."""
+    values: Tensor | None = None
+    """[N] value of the state before each token."""
+    rewards: Tensor | None = None
+    """[R] scalar reward of each response."""
+
+
+@dataclass(frozen=True, eq=False)
+class Metric:
+    """A number to log. `mean`: total/count, both summed over microbatches and processes; `min`, `max`:
+    of `total`.
+    """
+
+    total: Tensor
+    count: float = 1.0
+    kind: Literal["mean", "min", "max"] = "mean"
+
+
+@dataclass(frozen=True, eq=False)
+class Loss:
+    """Terms as (SUM, unit), never means: the loop divides each by its unit's count over all
+    microbatches and processes.
+    """
+
+    terms: Mapping[str, tuple[Tensor, Unit]]
+    metrics: Mapping[str, Metric] = field(default_factory=dict[str, Metric])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """How to generate."""
+
+    max_new_tokens: int = 128
+    temperature: float = 1.0
+    """0 is greedy."""
+    n: int = 1
+    """Responses per prompt."""
+    top_k: int = 0
+    top_p: float = 1.0
+
+
+@dataclass(frozen=True, eq=False)
+class Rewarded:
+    """What a reward said about each response of a batch."""
+
+    total: Tensor
+    """[R]"""
+    parts: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
+    """Named components, each [R]."""
+    valid: Tensor | None = None
+    """[R] bool; None means all."""
+
+
+# ------------------------------------------------------------------------------------------- protocols
+
+Reduce = Callable[[Tensor], Tensor]
+"""Sum of a tensor over all processes."""
+
+
+class Models(Protocol):
+    """The roles a method asked for, however they share weights."""
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def forward(self, role: Role, batch: Bundles, *, temperature: float = 1.0, entropy: bool = False) -> Scores:
+        """With gradient, inside `scope(role)`. policy/reference give logps (and entropy), reward gives
+        rewards, value gives values.
+        """
+        ...
+
+    def score(self, role: Role, batch: Bundles, *, temperature: float = 1.0, entropy: bool = False) -> Scores:
+        """Without gradient, cut by the token budget."""
+        ...
+
+    def scope(self, role: Role) -> AbstractContextManager[None]:
+        """A role's forward and backward both happen inside its scope."""
+        ...
+
+
+class Generator(Protocol):
+    def generate(self, prompts: Bundles, sampling: Sampling, *, seed: int) -> Bundles:
+        """Completes every prompt (trees with K = 0) with `sampling.n` responses.
+
+        Keeps the order and `row` of the trees; adds the token column `sampled_logps`. Sample k of tree
+        `row` depends on (seed, row, k) and the weights only, not on the batch it is drawn in.
+        """
+        ...
+
+
+class Reward(Protocol):
+    name: str
+
+    def __call__(self, batch: Bundles, records: Sequence[Record]) -> Rewarded:
+        """Scores every response; sees whole groups, so that a pairwise judge fits. `records[b]` is the
+        data record of tree b.
+        """
+        ...
+
+
+@runtime_checkable
+class Method(Protocol):
+    """One way to learn. A method is a dataclass whose fields are its settings."""
+
+    name: ClassVar[str]
+    consumes: ClassVar[type]
+    """The record kind it eats."""
+    roles: ClassVar[tuple[Role, ...]]
+    trains: ClassVar[tuple[Role, ...]]
+    online: ClassVar[bool]
+    """Whether `collect` makes the responses."""
+    defaults: ClassVar[Mapping[str, object]]
+    """Run settings that differ for this method, e.g. learning_rate."""
+
+    @property
+    def inner_epochs(self) -> int:
+        """Passes over each collected batch."""
+        ...
+
+    @property
+    def num_mini_batches(self) -> int:
+        """Optimiser steps per pass."""
+        ...
+
+    @property
+    def temperature(self) -> float:
+        """What logits are divided by before log-softmax, when sampling and when scoring alike."""
+        ...
+
+    def collect(
+        self, prompts: Bundles, records: Sequence[Record], generator: Generator, rewards: Reward, *, seed: int
+    ) -> Bundles:
+        """Online methods: rollouts and their rewards."""
+        ...
+
+    def prepare(self, models: Models, batch: Bundles, reduce: Reduce) -> Bundles:
+        """Without gradient, on the whole batch of this process: reference log-probs, advantages."""
+        ...
+
+    def units(self, batch: Bundles) -> Mapping[Unit, int]: ...
+
+    def loss(self, scores: Scores, batch: Bundles) -> Loss:
+        """Pure: a function of its arguments and the settings."""
+        ...
+
+    def after_step(self, metrics: Mapping[str, float]) -> Mapping[str, float]:
+        """Called after each collected batch with its reduced metrics: adaptive KL and the like. Returns
+        metrics to add. May raise `StopTraining`.
+        """
+        ...
+
+    def state(self) -> dict[str, float]:
+        """What must be saved for an exact resume."""
+        ...
+
+    def load_state(self, state: Mapping[str, float]) -> None: ...
+
+
+class StopTraining(Exception):
+    """A method asks for an orderly end (a KL stop, say). The run is saved as it stands."""
+
+
+class TastemakerError(Exception):
+    """An error the user can mend. The message says what, where (file, line, field) and the remedy."""
