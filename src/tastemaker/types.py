@@ -310,13 +310,16 @@ class Scores:
 
 @dataclass(frozen=True, eq=False)
 class Metric:
-    """A number to log. `mean`: total/count, both summed over microbatches and processes; `min`, `max`:
-    of `total`.
+    """A number to log.
+
+    `mean`: total/count, `sum`: total, both summed over microbatches, processes and inner steps (`sum` over
+    the latter takes the mean); `min`, `max`: of `total`. Names that begin with an underscore are for
+    `Method.after_step` only and are not logged.
     """
 
     total: Tensor
     count: float = 1.0
-    kind: Literal["mean", "min", "max"] = "mean"
+    kind: Literal["mean", "sum", "min", "max"] = "mean"
 
 
 @dataclass(frozen=True, eq=False)
@@ -421,12 +424,12 @@ class Method(Protocol):
         ...
 
     @property
-    def num_mini_batches(self) -> int:
+    def mini_batches(self) -> int:
         """Optimiser steps per pass."""
         ...
 
     @property
-    def temperature(self) -> float:
+    def scoring_temperature(self) -> float:
         """What logits are divided by before log-softmax, when sampling and when scoring alike."""
         ...
 
@@ -438,6 +441,10 @@ class Method(Protocol):
 
     def prepare(self, models: Models, batch: Bundles, reduce: Reduce) -> Bundles:
         """Without gradient, on the whole batch of this process: reference log-probs, advantages."""
+        ...
+
+    def observe(self, batch: Bundles) -> Mapping[str, Metric]:
+        """Metrics of a prepared batch, before any update: rewards, KL, lengths."""
         ...
 
     def units(self, batch: Bundles) -> Mapping[Unit, int]: ...
