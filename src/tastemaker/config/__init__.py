@@ -1,0 +1,28 @@
+"""Settings: typed, with TRL's names, from flags, YAML files and Python keywords alike."""
+
+from tastemaker.config.build import (
+    Checked,
+    check_method,
+    check_settings,
+    dump,
+    method_and_settings,
+    settings_from,
+)
+from tastemaker.config.files import Config, load_config
+from tastemaker.config.names import canonical, nearest
+from tastemaker.config.settings import CompareSettings, TrainSettings
+
+__all__ = [
+    "Checked",
+    "CompareSettings",
+    "Config",
+    "TrainSettings",
+    "canonical",
+    "check_method",
+    "check_settings",
+    "dump",
+    "load_config",
+    "method_and_settings",
+    "nearest",
+    "settings_from",
+]

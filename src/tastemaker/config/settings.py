@@ -1,0 +1,194 @@
+"""The settings of a training run and of a comparison: names, defaults and meanings.
+
+A name that TRL or transformers has keeps its name and its meaning. The line under each field is what
+`--help` and the documentation show. Building one checks types and ranges, so that a wrong value never
+reaches the loop; `settings_from` (build.py) does the same for flags and files with better addresses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+
+from tastemaker.config.check import coerce_fields, complain
+
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Momentum = Annotated[float, Field(ge=0.0, lt=1.0)]
+
+MODEL_FIELDS = frozenset(
+    {
+        "dtype",
+        "device",
+        "use_peft",
+        "lora_r",
+        "lora_alpha",
+        "lora_dropout",
+        "lora_target_modules",
+        "ref_model",
+        "precompute_ref_log_probs",
+        "gradient_checkpointing",
+        "attention",
+        "trust_remote_code",
+    }
+)
+"""Fields of `TrainSettings` shown under 'model' in help; those in neither set are under 'training'."""
+
+DATA_FIELDS = frozenset({"max_length", "max_prompt_length", "truncation_mode", "chat_template", "max_dropped"})
+"""Fields of `TrainSettings` shown under 'data' in help."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSettings:
+    """How a run trains, whatever its method.
+
+    One optimiser step takes per_device_train_batch_size x gradient_accumulation_steps x processes
+    examples. How they are cut into microbatches is a budget of tokens (`tokens_per_microbatch`): it decides
+    memory and speed and changes no result.
+
+    Raises `TastemakerError` naming every field that is wrong.
+    """
+
+    seed: NonNegativeInt = 42
+    """Seed of everything random in the run: order of the data, dropout, sampling."""
+    max_steps: Annotated[int, Field(ge=-1)] = -1
+    """Optimiser steps to take; -1: as many as num_train_epochs needs."""
+    num_train_epochs: PositiveFloat = 3.0
+    """Passes over the data; a fraction is allowed. Overruled by max_steps."""
+    per_device_train_batch_size: PositiveInt = 8
+    """Examples per process in one accumulation step (pairs for dpo and reward, prompts for ppo)."""
+    gradient_accumulation_steps: PositiveInt = 1
+    """Accumulation steps in one optimiser step; multiplies the batch."""
+    learning_rate: NonNegativeFloat | None = None
+    """Peak learning rate; none: the method's own default."""
+    lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "linear"
+    """Course of the learning rate after the warm-up."""
+    warmup_steps: NonNegativeInt | NonNegativeFloat = 0
+    """Optimiser steps over which the learning rate rises from 0; below 1: a share of all steps."""
+    weight_decay: NonNegativeFloat = 0.0
+    """Decoupled weight decay of AdamW."""
+    adam_beta1: Momentum = 0.9
+    """Decay of AdamW's first moment."""
+    adam_beta2: Momentum = 0.999
+    """Decay of AdamW's second moment."""
+    adam_epsilon: PositiveFloat = 1e-8
+    """AdamW's epsilon."""
+    max_grad_norm: NonNegativeFloat = 1.0
+    """Gradients are scaled down to this norm; 0: never."""
+
+    max_length: PositiveInt | None = 1024
+    """Tokens in prompt and response together; none: no limit."""
+    max_prompt_length: PositiveInt | None = None
+    """Tokens in a prompt; none: only max_length counts."""
+    truncation_mode: Literal["keep_start", "keep_end"] = "keep_start"
+    """Which end of a text that is too long is kept."""
+    chat_template: str | None = None
+    """Jinja chat template, or a file with one, used instead of the tokenizer's."""
+    max_dropped: Share = 1.0
+    """Share of the records that may be dropped (too long, empty, ...) before the run is refused."""
+
+    logging_steps: PositiveInt = 1
+    """Optimiser steps between lines of metrics.jsonl."""
+    save_steps: PositiveInt = 500
+    """Optimiser steps between checkpoints."""
+    save_total_limit: PositiveInt | None = 2
+    """Checkpoints kept, newest first; none: all."""
+    num_samples: NonNegativeInt = 4
+    """Responses sampled from the trained policy and written to samples.jsonl."""
+    resume: bool = True
+    """Continue from the newest sound checkpoint in the run folder, where there is one."""
+    force: bool = False
+    """Overwrite a run folder that was made with other settings."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """How much is said while training."""
+
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Number format of the weights; auto: float32 on CPU, bfloat16 where the device computes in it."""
+    device: str = "auto"
+    """cpu, cuda, cuda:1, ...; auto: CUDA where there is some."""
+    use_peft: bool = False
+    """Train a LoRA adapter instead of all weights."""
+    lora_r: PositiveInt = 16
+    """Rank of the adapter."""
+    lora_alpha: PositiveFloat = 32.0
+    """The adapter's output is scaled by lora_alpha / lora_r."""
+    lora_dropout: Momentum = 0.0
+    """Dropout before the adapter."""
+    lora_target_modules: tuple[str, ...] | None = None
+    """Modules that get an adapter; none: the model family's usual ones; all-linear: every linear layer."""
+    ref_model: str | None = None
+    """Reference policy (name, folder or run); none: a copy of the weights given as model."""
+    precompute_ref_log_probs: bool = False
+    """Compute the reference's log-probabilities once, before step 1, and free the reference."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a third more time."""
+    tokens_per_microbatch: PositiveInt = 16384
+    """Tokens in one forward pass; changes memory and speed, no result."""
+    attention: Literal["auto", "stream", "rows"] = "auto"
+    """stream: one flat stream without padding; rows: padded rows; auto: a check at load decides."""
+    trust_remote_code: bool = False
+    """Run the Python code that comes with a model. Only for models whose code you have read."""
+
+    def __post_init__(self) -> None:
+        problems = coerce_fields(self)
+        if not problems:
+            problems = list(self._contradictions())
+        complain("TrainSettings", problems)
+        if isinstance(self.warmup_steps, float) and self.warmup_steps >= 1:
+            object.__setattr__(self, "warmup_steps", int(self.warmup_steps))
+
+    def _contradictions(self) -> list[str]:
+        """What is wrong although every field is fine by itself."""
+        problems: list[str] = []
+        if self.max_steps == 0:
+            problems.append("max_steps = 0: give -1 (by num_train_epochs) or at least 1")
+        if self.warmup_steps >= 1 and self.warmup_steps != int(self.warmup_steps):
+            problems.append(f"warmup_steps = {self.warmup_steps}: whole steps, or a share of all steps below 1")
+        if self.max_length and self.max_prompt_length and self.max_prompt_length >= self.max_length:
+            problems.append(
+                f"max_prompt_length = {self.max_prompt_length}: leaves no room for a response within "
+                f"max_length = {self.max_length}"
+            )
+        return problems
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareSettings:
+    """What `tastemaker compare` puts side by side.
+
+    `stages` holds overrides for single stages, e.g. `{"sft": {"max_steps": 50}, "dpo": {"beta": 0.1}}`;
+    the key "train" is for every stage. Raises `TastemakerError` naming every field that is wrong.
+    """
+
+    model: str | None = None
+    """Where every arm starts: name, folder, run, or 'tiny'; none: the town's own small model."""
+    data: str | None = None
+    """Preference data: file, folder or hub name; none: the town."""
+    methods: Annotated[tuple[str, ...], Field(min_length=1)] = ("dpo", "ppo")
+    """Methods to compare."""
+    seeds: PositiveInt = 2
+    """Seeds per arm; the arms are paired by seed."""
+    seed: NonNegativeInt = 0
+    """First seed; the others follow it."""
+    out: str = "compare"
+    """Folder for report.html, results.json, figures and the runs."""
+    preset: Literal["demo", "quick", "full"] = "demo"
+    """How much is spent: quick (a smoke test), demo (minutes on 2 cores) or full."""
+    workers: PositiveInt | None = None
+    """Processes at work at the same time; none: one per core."""
+    prompts: PositiveInt | None = None
+    """Test prompts every arm answers; none: the preset's number."""
+    response_length: PositiveInt | None = None
+    """Most tokens in a sampled response; none: the preset's number."""
+    judge: str | None = None
+    """Reward model that judges the arms on own data; none: one trained on a disjoint half of the pairs."""
+    stages: Mapping[str, Mapping[str, object]] = field(default_factory=dict[str, Mapping[str, object]])
+    """Overrides by stage: sft, reward, judge, a method's name, or train for all of them."""
+
+    def __post_init__(self) -> None:
+        problems = coerce_fields(self)
+        if not problems and len(set(self.methods)) != len(self.methods):
+            problems.append(f"methods = {','.join(self.methods)}: the same method twice")
+        complain("CompareSettings", problems)
