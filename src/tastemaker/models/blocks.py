@@ -1,0 +1,349 @@
+"""Attention over trees as a few dense matrix products: which rows meet which keys, and the products themselves.
+
+A tree's rows are cut into blocks; a block of a later response takes the prompt and its own response as keys and
+never touches its siblings. Blocks of similar shape, from whichever trees, are gathered into one batch, so that
+many tiny trees cost a handful of operations and long ones stay inside the cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tastemaker.models.attention import AttentionRule
+
+MIN_ROWS = 48
+"""A block is closed at a response's start only once it has this many rows: smaller ones waste the machine."""
+MAX_ROWS = 128
+"""Longest run of rows in a block; its keys end where it ends, so nearly half of a long square is skipped."""
+GROUP_COST = 12_000
+"""What starting another batch of blocks costs, in scores (one head's row x key) that padding may waste."""
+KEEP_RATIO = 4
+"""Weights are kept for the backward while they number at most this many times the queries, else recomputed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """Where a tree lies in the stream: prompt at [start, start + prompt), then its responses."""
+
+    start: int
+    prompt: int
+    responses: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Rows [row, row + rows) and their keys: two runs of the stream, [first, first + firsts) and
+    [second, second + seconds). The first `open` keys are seen by every row.
+    """
+
+    row: int
+    rows: int
+    first: int
+    firsts: int
+    second: int
+    seconds: int
+    open: int
+
+    @property
+    def keys(self) -> int:
+        return self.firsts + self.seconds
+
+
+def cut_rows(extent: Extent) -> Iterator[tuple[int, int, int, bool]]:
+    """Blocks of a tree's rows as (begin, end, own, single), all counted from the tree's start.
+
+    `own` is where the response of row `begin` starts (or the prompt's end), `single` whether all rows belong
+    to that one response.
+    """
+    begin, own, single = 0, extent.prompt, True
+    at = 0
+    for i, length in enumerate((extent.prompt, *extent.responses)):
+        if i > 1:
+            if at - begin >= MIN_ROWS:
+                yield begin, at, own, single
+                begin, own, single = at, at, True
+            elif at > begin:
+                single = False
+        elif i == 1 and at - begin >= MIN_ROWS:
+            yield begin, at, own, single
+            begin = at
+        at += length
+        while at - begin > MAX_ROWS:
+            yield begin, begin + MAX_ROWS, own, single
+            begin += MAX_ROWS
+            if begin >= at - length and i:
+                own, single = at - length, True
+    if at > begin:
+        yield begin, at, own, single
+
+
+def cut_tree(extent: Extent, window: int | None) -> Iterator[Block]:
+    """The blocks of one tree; `window` as in `AttentionRule`."""
+    start, prompt = extent.start, extent.prompt
+    for begin, end, own, single in cut_rows(extent):
+        if begin < prompt:  # the prompt's rows, and perhaps the first responses': everything up to the end
+            first = 0 if window is None else max(0, begin - window + 1)
+            full = begin if window is None else 0
+            yield Block(start + begin, end - begin, start + first, end - first, start, 0, full)
+            continue
+        lowest = prompt + begin - own if single else prompt  # the lowest position among the rows
+        first = 0 if window is None else min(prompt, max(0, lowest - window + 1))
+        second = own
+        if window is not None and single:
+            second = own + max(0, lowest - window + 1 - prompt)
+        full = 0 if window is not None else prompt + (begin - own if single else 0)
+        yield Block(
+            start + begin, end - begin, start + first, prompt - first, start + second, end - second, full
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """b blocks padded to one shape of Lq rows and Lk keys, for H heads over Hkv key heads.
+
+    Indices count rows of the token-major [T * H, D] (keys: [T * Hkv, D]) view, heads before tokens, so that one
+    gather gives contiguous [b, heads, tokens, D].
+    """
+
+    blocks: int
+    rows: int
+    keys: int
+    open: int
+    query_rows: Tensor
+    """[b * H * Lq] int64"""
+    key_rows: Tensor
+    """[b * Hkv * Lk] int64"""
+    bias: Tensor
+    """[b, 1, Lq, Lk - open] float32: 0 where row sees key, else -inf. The first `open` keys need none."""
+    real: Tensor | None
+    """[b, 1, Lq, 1] float32: 0 on rows that only pad; None when there are none."""
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """All groups of a layout for one window and head count."""
+
+    groups: tuple[Group, ...]
+    heads: int
+    key_heads: int
+    slots: int
+    """Rows of all groups together, padding included."""
+    home: Tensor
+    """[T * H] int64: in which slot the output of each token and head lies."""
+    scores: int
+    """Weights in all groups: what keeping them would take."""
+
+
+def make_plan(
+    extents: Sequence[Extent], branch: Tensor, position: Tensor, heads: int, key_heads: int, window: int | None
+) -> Plan:
+    """Plans a layout on the host; `branch` and `position` [T] int64 as in `TreeLayout`, on its device."""
+    blocks = [block for extent in extents for block in cut_tree(extent, window)]
+    cap = 2**19 if branch.device.type == "cpu" else 2**26
+    groups = [
+        _make_group(members, branch, position, heads, key_heads, window)
+        for members in _similar(blocks, heads, cap)
+    ]
+    slots = sum(len(g.query_rows) for g in groups)
+    home = torch.empty(len(branch) * heads, dtype=torch.int64, device=branch.device)
+    at = 0
+    for g in groups:
+        where = torch.arange(at, at + len(g.query_rows), device=branch.device)
+        at += len(g.query_rows)
+        if g.real is None:
+            home[g.query_rows] = where
+        else:
+            real = g.real.bool().expand(g.blocks, heads, g.rows, 1).reshape(-1)
+            home[g.query_rows[real]] = where[real]
+    scores = sum(g.blocks * heads * g.rows * g.keys for g in groups)
+    return Plan(tuple(groups), heads, key_heads, slots, home, scores)
+
+
+def _similar(blocks: list[Block], heads: int, cap: int) -> Iterator[list[Block]]:
+    """Batches of blocks near enough in shape that padding costs less than another batch would, each of at most
+    `cap` scores (what stays in cache).
+    """
+    members: list[Block] = []
+    rows = keys = filled = 0
+    for block in sorted(blocks, key=lambda b: (-(-b.rows // 32), b.keys, b.rows), reverse=True):
+        new_rows, new_keys = max(rows, block.rows), max(keys, block.keys)
+        area = (len(members) + 1) * new_rows * new_keys
+        waste = area - filled - block.rows * block.keys
+        if members and (heads * area > cap or waste > max(GROUP_COST // heads, area // 8)):
+            yield members
+            members, new_rows, new_keys, filled = [], block.rows, block.keys, 0
+        members.append(block)
+        rows, keys, filled = new_rows, new_keys, filled + block.rows * block.keys
+    if members:
+        yield members
+
+
+def _make_group(
+    members: list[Block], branch: Tensor, position: Tensor, heads: int, key_heads: int, window: int | None
+) -> Group:
+    device = branch.device
+    rows, keys = max(b.rows for b in members), max(b.keys for b in members)
+    row, n_rows, first, firsts, second, seconds = (
+        torch.tensor([(b.row, b.rows, b.first, b.firsts, b.second, b.seconds) for b in members])
+        .to(device)
+        .T[:, :, None]
+    )
+    column = torch.arange(rows, device=device)
+    at_row = row + torch.minimum(column, n_rows - 1)  # padding repeats the last row: never a row without keys
+    real = (column < n_rows)[:, None, :, None].float() if any(b.rows < rows for b in members) else None
+    column = torch.arange(keys, device=device)
+    at_key = torch.where(column < firsts, first + column, second + column - firsts)
+    exists = column < firsts + seconds
+    at_key = torch.where(exists, at_key, row)
+    opened = min(b.open for b in members)
+    # what remains to be masked: the triangle, siblings inside a block, the window's far end, and padding
+    key, query = at_key[:, None, opened:], at_row[:, :, None]
+    apart = position[query] - position[key]
+    seen = (apart >= 0) & ((branch[key] == 0) | (branch[key] == branch[query])) & exists[:, None, opened:]
+    if window is not None:
+        seen &= apart < window
+    bias = torch.zeros(seen.shape, device=device).masked_fill_(~seen, float("-inf"))
+    return Group(
+        blocks=len(members),
+        rows=rows,
+        keys=keys,
+        open=opened,
+        query_rows=_by_head(at_row, heads),
+        key_rows=_by_head(at_key, key_heads),
+        bias=bias[:, None],
+        real=real,
+    )
+
+
+def _by_head(tokens: Tensor, heads: int) -> Tensor:
+    """Token indices [b, L] -> rows of the [T * heads, D] view, flattened from [b, heads, L]."""
+    head = torch.arange(heads, device=tokens.device)[:, None]
+    return (tokens[:, None] * heads + head).reshape(-1)
+
+
+def block_attention(query: Tensor, key: Tensor, value: Tensor, plan: Plan, rule: AttentionRule) -> Tensor:
+    """Attention of a stream: `query` [T, H, D], `key` [T, Hkv, D], `value` [T, Hkv, Dv] -> [T, H, Dv].
+
+    Products run in the dtype of `value` (under autocast: in its dtype), the softmax in float32 or wider.
+    """
+    device = query.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else value.dtype
+    with torch.autocast(device, enabled=False):
+        return _BlockAttention.apply(query.to(dtype), key.to(dtype), value.to(dtype), rule.sinks, plan, rule)
+
+
+class _BlockAttention(torch.autograd.Function):
+    """Written by hand because the gather's general backward (an index_add of every operand) is not needed where
+    each query lies in exactly one block, and because the weights can be recomputed instead of kept.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        sinks: Tensor | None,
+        plan: Plan,
+        rule: AttentionRule,
+    ) -> Tensor:
+        q, k, v = _flat(query), _flat(key), _flat(value)
+        out = v.new_empty(plan.slots, v.shape[1])
+        plain = rule.softcap is None and rule.sinks is None
+        keep = any(ctx.needs_input_grad) and plain and plan.scores <= KEEP_RATIO * q.numel()
+        kept: list[Tensor] = []
+        at = 0
+        for group in plan.groups:
+            weights, _, _ = _weigh(q, k, group, plan, rule)
+            weights = weights.to(v.dtype)
+            n = len(group.query_rows)
+            values = v.index_select(0, group.key_rows).view(len(weights), group.keys, -1)
+            torch.bmm(weights, values, out=out[at : at + n].view(len(weights), -1, v.shape[1]))
+            at += n
+            if keep:
+                kept.append(weights)
+        ctx.save_for_backward(q, k, v, sinks, *kept)
+        ctx.plan, ctx.rule = plan, rule
+        return out.index_select(0, plan.home).view(query.shape[0], plan.heads, v.shape[1])
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        q, k, v, sinks, *kept = ctx.saved_tensors
+        plan: Plan = ctx.plan
+        rule: AttentionRule = ctx.rule
+        wide = torch.promote_types(v.dtype, torch.float32)
+        g = _flat(grads[0])
+        dq = q.new_empty(plan.slots, q.shape[1])
+        dk, dv = torch.zeros_like(k, dtype=wide), torch.zeros_like(v, dtype=wide)
+        dsinks = None if sinks is None else torch.zeros_like(sinks, dtype=wide)
+        at = 0
+        for i, group in enumerate(plan.groups):
+            weights, slope, spare = _weigh(q, k, group, plan, rule, kept[i] if kept else None)
+            n, b = len(group.query_rows), len(weights)
+            grad = g.index_select(0, group.query_rows)
+            if group.real is not None:
+                grad.view(group.blocks, plan.heads, group.rows, -1).mul_(group.real)
+            grad = grad.view(b, -1, v.shape[1])
+            values = v.index_select(0, group.key_rows).view(b, group.keys, -1)
+            dv.index_add_(0, group.key_rows, torch.bmm(weights.mT.to(v.dtype), grad).flatten(0, 1).to(wide))
+            dweights = torch.bmm(grad, values.mT).to(wide)
+            if dsinks is not None and spare is not None:
+                # softmax's backward for a key without value: its weight times minus the mean gradient
+                drop = (weights.to(wide) * dweights).sum(-1) * spare
+                dsinks -= drop.view(group.blocks, plan.heads, group.rows).sum((0, 2))
+            dscores = torch._softmax_backward_data(dweights, weights.to(wide), -1, wide)  # pyright: ignore[reportPrivateUsage]
+            if slope is not None:
+                dscores = dscores.mul_(slope)
+            dscores = dscores.to(q.dtype)
+            keys = k.index_select(0, group.key_rows).view(b, group.keys, -1)
+            queries = q.index_select(0, group.query_rows).view(b, -1, q.shape[1])
+            slot = dq[at : at + n].view(b, -1, q.shape[1])
+            torch.baddbmm(slot, dscores, keys, beta=0, alpha=rule.scale, out=slot)
+            dkeys = torch.bmm(dscores.mT, queries).flatten(0, 1).to(wide)
+            dk.index_add_(0, group.key_rows, dkeys, alpha=rule.scale)
+            at += n
+        tokens = len(plan.home) // plan.heads
+        dquery = dq.index_select(0, plan.home).view(tokens, plan.heads, -1)
+        dkey = dk.to(k.dtype).view(tokens, plan.key_heads, -1)
+        dvalue = dv.to(v.dtype).view(tokens, plan.key_heads, -1)
+        return dquery, dkey, dvalue, dsinks, None, None
+
+
+def _flat(x: Tensor) -> Tensor:
+    """[T, heads, D] -> [T * heads, D]"""
+    return x.reshape(-1, x.shape[-1])
+
+
+def _weigh(
+    q: Tensor, k: Tensor, group: Group, plan: Plan, rule: AttentionRule, kept: Tensor | None = None
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Weights [b * Hkv, G * Lq, Lk] of a group (those `kept`, if any), the soft cap's derivative at the scores,
+    and the sinks' share of each row's weight.
+    """
+    if kept is not None:
+        return kept, None, None
+    b = group.blocks * plan.key_heads
+    queries = q.index_select(0, group.query_rows).view(b, -1, q.shape[1])
+    keys = k.index_select(0, group.key_rows).view(b, group.keys, -1)
+    scores = q.new_empty(b, queries.shape[1], group.keys)
+    torch.baddbmm(scores, queries, keys.mT, beta=0, alpha=rule.scale, out=scores)
+    scores = scores.to(torch.promote_types(q.dtype, torch.float32))
+    slope = None
+    if rule.softcap is not None:
+        bent = torch.tanh(scores / rule.softcap)
+        slope = 1 - bent * bent
+        scores = bent * rule.softcap
+    by_block = scores.view(group.blocks, plan.heads, group.rows, group.keys)
+    by_block[..., group.open :].add_(group.bias)
+    weights = torch.softmax(scores, -1)
+    if rule.sinks is None:
+        return weights, slope, None
+    total = torch.logsumexp(by_block, -1)
+    spare = torch.sigmoid(rule.sinks.to(total.dtype)[None, :, None] - total).view(b, -1)
+    return weights * (1 - spare)[..., None], slope, spare

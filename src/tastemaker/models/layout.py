@@ -1,0 +1,181 @@
+"""From trees to model inputs: one flat stream without padding, or plain right-padded rows, same numbers.
+
+The shift from a response token to the hidden state that predicts it happens here and nowhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tastemaker.models.attention import AttentionRule
+from tastemaker.models.blocks import Extent, Plan, block_attention, make_plan
+from tastemaker.models.flex import FlexMask, flex_attention, flex_usable
+from tastemaker.types import Bundles, TastemakerError
+
+
+class TreeLayout:
+    """Who sees whom in a stream of T tokens, and the attention that honours it.
+
+    Token i sees token j when both lie in one tree, j is not after i, and j is in the prompt or in i's own
+    response. Built once per microbatch; what a layer needs beyond that (its window, its heads) is planned at
+    its first call and kept.
+    """
+
+    def __init__(self, extents: Sequence[Extent], branch: Tensor, position: Tensor) -> None:
+        """`branch` [T] int64: 0 in prompts, the response's number from 1 elsewhere (unique in the stream);
+        `position` [T] int64: responses continue from their prompt's end. Both on the target device.
+        """
+        self.extents = tuple(extents)
+        self.branch = branch
+        self.position = position
+        self.reach = max(e.prompt + max(e.responses, default=0) for e in extents)
+        """Positions of the longest prompt with response: no window of that length or more hides anything."""
+        self._plans: dict[tuple[int, int, int | None], Plan] = {}
+        self._masks: dict[int | None, FlexMask] = {}
+
+    def attend(
+        self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, **options: Any
+    ) -> tuple[Tensor, None]:
+        """See `Attends.attend`: here b = 1 and Tq = Tk = T."""
+        if query.shape[0] != 1 or query.shape[2] != len(self.branch) or key.shape[2] != len(self.branch):
+            raise RuntimeError(
+                f"the layout of {len(self.branch)} tokens met queries {tuple(query.shape)} and keys "
+                f"{tuple(key.shape)}: the model changed its input before attention"
+            )
+        rule = AttentionRule.of(query, options)
+        window = rule.window if rule.window is not None and rule.window < self.reach else None
+        if flex_usable(query, value):
+            mask = self._masks.get(window)
+            if mask is None:
+                mask = self._masks[window] = FlexMask.of(self.extents, self.branch, self.position, window)
+            return flex_attention(query, key, value, mask, rule).transpose(1, 2), None
+        heads = (query.shape[1], key.shape[1], window)
+        plan = self._plans.get(heads)
+        if plan is None:
+            plan = self._plans[heads] = make_plan(self.extents, self.branch, self.position, *heads)
+        q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
+        return block_attention(q, k, v, plan, rule)[None], None
+
+
+@dataclass(frozen=True, eq=False)
+class Stream:
+    """What a model is fed, and where its answers lie. Indices count the flattened [b * t] hidden states."""
+
+    ids: Tensor
+    """[b, t] int64: [1, T] as a stream, one row per response otherwise."""
+    positions: Tensor
+    """[b, t] int64"""
+    tree: TreeLayout | None
+    """None for plain rows, which run through the model's own attention without any mask."""
+    source: Tensor
+    """[N] int64: the hidden state that predicts response token n."""
+    at: Tensor
+    """[N] int64: the hidden state of response token n itself."""
+    targets: Tensor
+    """[N] int64"""
+    last: Tensor
+    """[R] int64: each response's last token, by index and never by a pad id."""
+
+
+def stream(batch: Bundles, device: torch.device) -> Stream:
+    """The trees end to end, every prompt once.
+
+    Raises:
+        TastemakerError: a tree without responses, without context token, or with an empty response.
+    """
+    _check(batch)
+    segments: list[Tensor] = []
+    lengths: list[int] = []
+    origins: list[int] = []  # position of each segment's first token
+    branches: list[int] = []
+    extents: list[Extent] = []
+    before: list[int] = []  # for each response: the stream index of its prompt's last token
+    at = number = 0
+    for tree in batch.trees:
+        prompt = len(tree.prompt)
+        own = tuple(len(r) for r in tree.responses)
+        segments += [tree.prompt, *tree.responses]
+        lengths += [prompt, *own]
+        origins += [0, *[prompt] * len(own)]
+        branches += [0, *range(number + 1, number + len(own) + 1)]
+        before += [at + prompt - 1] * len(own)
+        extents.append(Extent(at, prompt, own))
+        at += prompt + sum(own)
+        number += len(own)
+    length, origin, kind = torch.tensor([lengths, origins, branches])
+    start = length.cumsum(0) - length
+    index = torch.arange(at)
+    position = index - torch.repeat_interleave(start - origin, length)
+    branch = torch.repeat_interleave(kind, length)
+    tokens = (branch > 0).nonzero().squeeze(1)
+    own_length = length[kind > 0]
+    source = tokens - 1
+    source[own_length.cumsum(0) - own_length] = torch.tensor(before)
+    ids = torch.cat([s.to("cpu") for s in segments]).to(torch.int64)
+    last = (start + length - 1)[kind > 0]
+    branch, position = branch.to(device), position.to(device)
+    return Stream(
+        ids=ids.to(device)[None],
+        positions=position[None],
+        tree=TreeLayout(extents, branch, position),
+        source=source.to(device),
+        at=tokens.to(device),
+        targets=ids[tokens].to(device),
+        last=last.to(device),
+    )
+
+
+def rows(batch: Bundles, device: torch.device, only: Sequence[int] | None = None) -> Stream:
+    """The same responses as right-padded rows, prompt repeated: for models that cannot take the stream.
+
+    No mask is made: a causal row never sees the padding on its right, whatever layers the model has. Padding
+    repeats the row's last token, so no pad id is needed. `only`: responses to lay out, all of them by default;
+    N and R then count those alone.
+
+    Raises:
+        TastemakerError: as `stream`.
+    """
+    _check(batch)
+    pairs = [(t.prompt, r) for t in batch.trees for r in t.responses]
+    chosen = pairs if only is None else [pairs[i] for i in only]
+    prompts = torch.tensor([len(p) for p, _ in chosen])
+    lengths = torch.tensor([len(r) for _, r in chosen])
+    whole = [torch.cat([p, r]).to("cpu", torch.int64) for p, r in chosen]
+    width = max(len(w) for w in whole)
+    ids = torch.stack([nn.functional.pad(w, (0, width - len(w)), value=int(w[-1])) for w in whole])
+    first = torch.arange(len(chosen)) * width + prompts
+    at = torch.arange(int(lengths.sum())) + torch.repeat_interleave(
+        first - lengths.cumsum(0) + lengths, lengths
+    )
+    return Stream(
+        ids=ids.to(device),
+        positions=torch.arange(width, device=device).expand(len(chosen), width),
+        tree=None,
+        source=(at - 1).to(device),
+        at=at.to(device),
+        targets=ids.reshape(-1)[at].to(device),
+        last=(first + lengths - 1).to(device),
+    )
+
+
+def _check(batch: Bundles) -> None:
+    for i, tree in enumerate(batch.trees):
+        where = f"tree {i} of the batch (data row {tree.row})"
+        if len(tree.prompt) == 0:
+            raise TastemakerError(
+                f"{where} has an empty prompt: its first response token would be predicted from a neighbour. "
+                "Give it at least one context token, the BOS where the prompt is empty"
+            )
+        if not tree.responses:
+            raise TastemakerError(
+                f"{where} has no responses, so there is nothing to score: let a generator complete it first"
+            )
+        if any(len(r) == 0 for r in tree.responses):
+            raise TastemakerError(f"{where} has an empty response: drop it, or end it with the end token")
+    if not batch.trees:
+        raise TastemakerError("the batch has no trees: nothing to score")
