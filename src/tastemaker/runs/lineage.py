@@ -1,0 +1,108 @@
+"""Where a run came from: its parents, their parents, and the data that went into each."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tastemaker.runs.record import MODEL_FOLDER, RECORD_FILE, Run
+from tastemaker.runs.schema import Parent
+from tastemaker.types import TastemakerError
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class Node:
+    """A run, or a model that is no run, and what went into it."""
+
+    role: str
+    """What it was to its child; empty for the run asked about."""
+    path: str
+    weights_hash: str
+    run: Run | None = None
+    problem: str = ""
+    """What is wrong with this link: "missing", "weights have changed since", ..."""
+    parents: tuple[Node, ...] = ()
+
+
+def lineage(run: Run | str | Path) -> Node:
+    """The tree of what went into `run`. A parent shared by two runs appears under both."""
+    run = Run.open(run)
+    return _node(run, Parent(role="", path=str(run.folder), weights_hash=run.weights_hash or ""), ())
+
+
+def _node(run: Run, link: Parent, children: tuple[Path, ...]) -> Node:
+    below = (*children, run.folder)
+    problem = ""
+    if children and link.weights_hash != run.weights_hash:
+        problem = "its weights have changed since"
+    parents = tuple(_parent(run, parent, below) for parent in run.record.parents)
+    return Node(link.role, str(run.folder), run.weights_hash or link.weights_hash, run, problem, parents)
+
+
+def _parent(run: Run, parent: Parent, below: tuple[Path, ...]) -> Node:
+    leaf = Node(parent.role, parent.path, parent.weights_hash)
+    folder = (run.folder / parent.path).resolve()
+    if not folder.exists():
+        # A hub name is told from a path by its looks alone: there is nothing on the disk to ask.
+        is_path = parent.path.startswith((".", "/"))
+        return Node(leaf.role, leaf.path, leaf.weights_hash, problem="missing") if is_path else leaf
+    if folder.name == MODEL_FOLDER and Run.is_run(folder.parent):
+        folder = folder.parent
+    if not Run.is_run(folder):
+        return Node(leaf.role, str(folder), leaf.weights_hash)
+    if folder in below:
+        return Node(leaf.role, str(folder), leaf.weights_hash, problem="is its own ancestor")
+    try:
+        return _node(Run.open(folder), parent, below)
+    except TastemakerError as error:
+        return Node(leaf.role, str(folder), leaf.weights_hash, problem=str(error))
+
+
+def render_tree(node: Node) -> str:
+    """The tree as text, a line for each run, model and data source."""
+    return "\n".join(_lines(node, "", ""))
+
+
+def _lines(node: Node, first: str, rest: str) -> Iterator[str]:
+    yield first + _title(node)
+    data = node.run.record.data if node.run else ()
+    count = len(data) + len(node.parents)
+    for i, source in enumerate(data):
+        branch = "└─ " if i + 1 == count else "├─ "
+        yield f"{rest}{branch}data: {source.source} ({source.rows:,} rows, {source.sha256[:8]})"
+    for i, parent in enumerate(node.parents, len(data)):
+        last = i + 1 == count
+        yield from _lines(parent, rest + ("└─ " if last else "├─ "), rest + ("   " if last else "│  "))
+
+
+def _title(node: Node) -> str:
+    role = f"{node.role}: " if node.role else ""
+    if node.run is not None:
+        text = f"{role}{node.run.name} [{node.run.method}, {node.run.status}]"
+    else:
+        text = f"{role}{node.path}"
+    if node.weights_hash:
+        text += f" {node.weights_hash[:8]}"
+    return text + (f" ({node.problem})" if node.problem else "")
+
+
+def list_runs(root: str | Path) -> list[Run]:
+    """All runs in `root` and the folders below it, oldest first. A damaged one is left out with a warning."""
+    root = Path(root)
+    if not root.is_dir():
+        raise TastemakerError(f"{root}: is not a folder.")
+    found: list[Run] = []
+    for parent, names, files in os.walk(root):
+        if RECORD_FILE in files:
+            names.clear()
+            try:
+                found.append(Run.open(parent))
+            except TastemakerError as error:
+                log.warning("left out: %s", error)
+        names[:] = sorted(n for n in names if not n.startswith("."))
+    return sorted(found, key=lambda run: (run.record.created, run.name))
