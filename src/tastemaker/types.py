@@ -172,12 +172,14 @@ class Bundles:
     @cached_property
     def trained(self) -> Tensor:
         """[N] bool: tokens that carry loss."""
+        if all(t.trained is None for t in self.trees):
+            return torch.ones(int(self.lengths.sum()), dtype=torch.bool, device=self.device)
         masks = [
             t.trained[k] if t.trained is not None else torch.ones(len(r), dtype=torch.bool)
             for t in self.trees
             for k, r in enumerate(t.responses)
         ]
-        return (torch.cat(masks) if masks else torch.zeros(0, dtype=torch.bool)).to(self.device)
+        return torch.cat(masks).to(self.device)
 
     @cached_property
     def targets(self) -> Tensor:
@@ -237,31 +239,32 @@ class Bundles:
 
     def with_tokens(self, **columns: Tensor) -> Bundles:
         """This batch with more [N] columns."""
-        return replace(self, token_columns={**self.token_columns, **columns})
+        return self._with(token_columns={**self.token_columns, **columns})
 
     def with_responses(self, **columns: Tensor) -> Bundles:
         """This batch with more [R] columns."""
-        return replace(self, response_columns={**self.response_columns, **columns})
+        changed = self._with(response_columns={**self.response_columns, **columns})
+        if "rank" in columns:
+            changed.__dict__.pop("pairs", None)
+        return changed
 
     def with_trees(self, **columns: Tensor) -> Bundles:
         """This batch with more [B] columns."""
-        return replace(self, tree_columns={**self.tree_columns, **columns})
+        return self._with(tree_columns={**self.tree_columns, **columns})
+
+    def _with(self, **changes: Mapping[str, Tensor]) -> Bundles:
+        """A copy with other columns that keeps what is already known of the shape."""
+        changed = replace(self, **changes)
+        known = {name: self.__dict__[name] for name in _SHAPE if name in self.__dict__}
+        changed.__dict__.update(known)
+        return changed
 
     def take(self, indices: Sequence[int]) -> Bundles:
         """The trees at `indices`, in that order, with their columns."""
-        sizes = self.group_sizes
-        starts = [0]
-        for size in sizes:
-            starts.append(starts[-1] + size)
-        lengths = self.lengths.tolist()
-        offsets = [0]
-        for length in lengths:
-            offsets.append(offsets[-1] + length)
-        responses = [r for i in indices for r in range(starts[i], starts[i + 1])]
-        tokens = [n for r in responses for n in range(offsets[r], offsets[r + 1])]
-        at_r = torch.tensor(responses, dtype=torch.int64, device=self.device)
-        at_n = torch.tensor(tokens, dtype=torch.int64, device=self.device)
-        at_b = torch.tensor(list(indices), dtype=torch.int64, device=self.device)
+        at_b = torch.tensor(list(indices), dtype=torch.int64)
+        at_r = _spans(torch.tensor(self.group_sizes, dtype=torch.int64), at_b)
+        at_n = _spans(self.lengths.cpu(), at_r)
+        at_b, at_r, at_n = at_b.to(self.device), at_r.to(self.device), at_n.to(self.device)
         return Bundles(
             trees=tuple(self.trees[i] for i in indices),
             token_columns={k: v[at_n] for k, v in self.token_columns.items()},
@@ -274,6 +277,9 @@ class Bundles:
         """Microbatches in order, each of whole trees and at most `token_budget` stream tokens; a tree
         larger than the budget comes alone. How a batch is cut changes no result.
         """
+        if self.trees and self.size <= token_budget:
+            yield self
+            return
         start, size = 0, 0
         for i, tree in enumerate(self.trees):
             if i > start and size + tree.size > token_budget:
@@ -285,6 +291,8 @@ class Bundles:
 
     def to(self, device: torch.device) -> Bundles:
         """This batch with its columns on `device` (tree ids stay where they are until laid out)."""
+        if device == self.device:
+            return self
         return Bundles(
             trees=self.trees,
             token_columns={k: v.to(device) for k, v in self.token_columns.items()},
@@ -292,6 +300,18 @@ class Bundles:
             tree_columns={k: v.to(device) for k, v in self.tree_columns.items()},
             device=device,
         )
+
+
+_SHAPE = ("group_sizes", "lengths", "tree", "response", "trained", "targets", "ended", "pairs")
+"""Cached properties of Bundles that do not depend on its columns (pairs: on `rank` only)."""
+
+
+def _spans(sizes: Tensor, chosen: Tensor) -> Tensor:
+    """Indices of the members of the chosen groups, where group g holds sizes[g] consecutive members."""
+    starts = sizes.cumsum(0) - sizes
+    taken = sizes[chosen]
+    before = taken.cumsum(0) - taken
+    return torch.arange(int(taken.sum())) + torch.repeat_interleave(starts[chosen] - before, taken)
 
 
 @dataclass(frozen=True, eq=False)

@@ -228,7 +228,7 @@ class PPO(Offline):
         }
         if self.kl_target is not None:
             self.coefficient = adaptive_kl_coef(
-                self.coefficient, kl, self.kl_target, self.kl_horizon, metrics["_episodes"]
+                self.coefficient, kl, self.kl_target, self.kl_horizon, round(metrics["_episodes"])
             )
         if self.kl_stop is not None and kl > self.kl_stop:
             raise StopTraining(

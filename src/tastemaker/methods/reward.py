@@ -13,9 +13,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from torch import Tensor
+
 from tastemaker.functional import bradley_terry_loss
 from tastemaker.methods.base import Offline, mean_of
-from tastemaker.types import Bundles, Loss, Metric, Role, Scores
+from tastemaker.types import Bundles, Loss, Metric, Role, Scores, Unit
 
 
 @dataclass
@@ -39,7 +41,7 @@ class RewardModel(Offline):
         chosen, rejected = rewards[better], rewards[worse]
         margin = batch.tree_columns.get("margin")
         losses = bradley_terry_loss(chosen, rejected, None if margin is None else margin[batch.tree[better]])
-        terms = {"bradley_terry": (losses.sum(), "pairs")}
+        terms: dict[str, tuple[Tensor, Unit]] = {"bradley_terry": (losses.sum(), "pairs")}
         if self.center_rewards_coefficient is not None:
             centring = self.center_rewards_coefficient * (chosen + rejected) ** 2
             terms["center_rewards"] = (centring.sum(), "pairs")

@@ -186,7 +186,7 @@ class Updates:
                     role, micro, temperature=self.method.scoring_temperature, entropy=True
                 )
         leaves = {role: cut_off(scores) for role, scores in outputs.items()}
-        wanted = [
+        wanted: list[tuple[Role, str]] = [
             (role, name)
             for role, scores in outputs.items()
             for name in DIFFERENTIABLE
@@ -197,7 +197,7 @@ class Updates:
         inputs = [getattr(leaves[role], name) for role, name in wanted]
         gradients = torch.autograd.grad(total, inputs, allow_unused=True)
         for (role, name), gradient in zip(wanted, gradients, strict=True):
-            if gradient is not None:
+            if gradient is not None:  # pyright: ignore[reportUnnecessaryComparison]  (allow_unused)
                 with self.models.scope(role):
                     getattr(outputs[role], name).backward(gradient)
         return total.detach().double().cpu(), loss.metrics

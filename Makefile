@@ -1,0 +1,57 @@
+# Two commands matter: `make demo` and `make test`. Both set up .venv by themselves.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+# One thread a process: runs are placed side by side instead, and numbers do not depend on the machine.
+export OMP_NUM_THREADS ?= 1
+export TOKENIZERS_PARALLELISM ?= false
+
+.PHONY: demo test check lint types layers format docs results kill-tests clean help
+
+help:  ## What can be made
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install --quiet --constraint constraints.txt --editable .
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+$(VENV)/.installed-docs: $(VENV)/.installed
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[docs]'
+	touch $@
+
+demo: $(VENV)/.installed  ## RLHF against DPO on the embedded town: a table and compare/report.html
+	$(BIN)/tastemaker compare --out compare
+
+test: $(VENV)/.installed-dev  ## Set up and pass the tests
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
+
+check: lint types layers test  ## Exactly what CI runs
+
+lint: $(VENV)/.installed-dev  ## Style
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.installed-dev  ## Types, strict on src
+	$(BIN)/pyright
+
+layers: $(VENV)/.installed-dev  ## Imports go downward
+	$(BIN)/lint-imports
+
+format: $(VENV)/.installed-dev  ## Put the code into shape
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: $(VENV)/.installed-docs  ## Build the documentation into site/
+	$(BIN)/mkdocs build --strict
+
+results: $(VENV)/.installed  ## The committed comparisons: the town over 3 seeds (long)
+	$(BIN)/tastemaker compare --seeds 3 --out docs/results/town
+
+clean:  ## Remove what was made
+	rm -rf $(VENV) site compare .pytest_cache .ruff_cache

@@ -1,0 +1,106 @@
+"""Reading a policy: what it answers on test prompts, what a judge says of it, how far it has moved.
+
+KL to the start is estimated from the policy's own samples at temperature 1, per response in nats: each
+token's k3 estimate, exp(d) - 1 - d with d = log ref - log pi, summed over the response (Schulman 2020).
+Every token's estimate is unbiased given what stands before it, so the sum is unbiased for the KL of whole
+responses, never negative, and varies less than the plain log-ratio (k1), which is kept beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tastemaker.functional import kl_estimate
+from tastemaker.types import Bundles, Generator, Models, Record, Reward, Sampling
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """One response to each of P prompts, judged. All tensors [P], float64."""
+
+    sampling: Sampling
+    scores: Tensor
+    parts: Mapping[str, Tensor]
+    """The judge's named parts; NaN where a part does not apply to a prompt."""
+    lengths: Tensor
+    """Response tokens, the end token included."""
+    ended: Tensor
+    entropy: Tensor
+    """Mean entropy per token, nats."""
+    kl: Tensor | None
+    """k3 estimate; None for greedy responses, of which no KL can be estimated."""
+    kl_k1: Tensor | None
+    responses: Bundles
+    texts: tuple[str, ...]
+
+    def columns(self) -> dict[str, Tensor]:
+        """Everything with a value per prompt, by name."""
+        named = {"score": self.scores, "length": self.lengths, "ended": self.ended, "entropy": self.entropy}
+        if self.kl is not None and self.kl_k1 is not None:
+            named |= {"kl": self.kl, "kl_k1": self.kl_k1}
+        return named | {f"parts/{name}": values for name, values in self.parts.items()}
+
+    def summary(self) -> dict[str, dict[str, float]]:
+        """Mean, standard error and number of prompts of every column, over prompts where it applies."""
+        return {name: mean_and_error(values) for name, values in self.columns().items()}
+
+
+def mean_and_error(values: Tensor) -> dict[str, float]:
+    """Mean and its standard error (ddof 1) over entries that are not NaN."""
+    kept = values[~values.isnan()]
+    n = len(kept)
+    if n == 0:
+        return {"mean": float("nan"), "se": float("nan"), "n": 0}
+    error = float(kept.std(correction=1)) / n**0.5 if n > 1 else float("nan")
+    return {"mean": float(kept.mean()), "se": error, "n": n}
+
+
+def evaluate_policy(
+    models: Models,
+    generator: Generator,
+    prompts: Bundles,
+    records: Sequence[Record],
+    judge: Reward,
+    *,
+    sampling: Sampling,
+    seed: int,
+    decode: Callable[[Tensor], str],
+) -> Evaluation:
+    """Lets the policy answer every prompt once and reads the answers.
+
+    `models` must hold the roles policy and reference. At temperature 0 (greedy) no KL is given.
+    """
+    responses = generator.generate(prompts, sampling, seed=seed)
+    judged = judge(responses, records)
+    policy = models.score("policy", responses, entropy=True)
+    reference = models.score("reference", responses)
+    assert policy.logps is not None
+    assert policy.entropy is not None
+    assert reference.logps is not None
+    sampled = sampling.temperature > 0
+
+    def per_response(kind: str) -> Tensor:
+        return responses.sum_by_response(kl_estimate(policy.logps, reference.logps, kind)).double().cpu()
+
+    lengths = responses.lengths.double()
+    return Evaluation(
+        sampling=sampling,
+        scores=judged.total.double().cpu(),
+        parts={name: values.double().cpu() for name, values in judged.parts.items()},
+        lengths=lengths.cpu(),
+        ended=responses.ended.double().cpu(),
+        entropy=(responses.sum_by_response(policy.entropy).double() / lengths).cpu(),
+        kl=per_response("k3") if sampled else None,
+        kl_k1=per_response("k1") if sampled else None,
+        responses=responses,
+        texts=tuple(decode(r) for t in responses.trees for r in t.responses),
+    )
+
+
+def stacked(summaries: Sequence[Mapping[str, Mapping[str, float]]], name: str) -> Tensor:
+    """[seeds]: the mean of one column in every seed's summary."""
+    return torch.tensor([s[name]["mean"] for s in summaries], dtype=torch.float64)

@@ -1,0 +1,26 @@
+"""What all tests share."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+torch.set_num_threads(1)
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real public records, where the folder with them stands beside the project."""
+    root = Path(os.environ.get("TASTEMAKER_SHARED", Path(__file__).resolve().parents[2] / "shared"))
+    folder = root / "data"
+    if not folder.is_dir():
+        pytest.skip("real records are not beside the project (set TASTEMAKER_SHARED to their folder)")
+    return folder
