@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from tastemaker.config.check import coerce, complain, field_types
+from tastemaker.config.check import coerce, complain, fail, field_types
 from tastemaker.config.names import canonical
 from tastemaker.config.settings import TrainSettings
 
@@ -98,12 +98,17 @@ def method_and_settings(
     What the mapping leaves open comes from the method's `defaults`, then from `TrainSettings`. Raises
     `TastemakerError` as `settings_from` does.
     """
+    from tastemaker.types import TastemakerError
+
     of_method = field_types(method_cls)
     checked = check_method(of_method, mapping or {}, where=where)
     complain(origin or method_cls.name, checked.problems)
     given = checked.values
     run_names = field_types(TrainSettings).keys() - of_method.keys()
-    method = method_cls(**{k: v for k, v in given.items() if k in of_method})
+    try:
+        method = method_cls(**{k: v for k, v in given.items() if k in of_method})
+    except TastemakerError as error:  # the method's own checks, which name the field
+        fail(f"{origin or method_cls.name}: {error}")
     of_run: dict[str, Any] = {k: v for k, v in method_cls.defaults.items() if k in run_names}
     of_run.update((k, v) for k, v in given.items() if k in run_names)
     return method, TrainSettings(**of_run)

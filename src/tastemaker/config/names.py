@@ -30,12 +30,22 @@ def _ratio(value: object) -> object:
     return share
 
 
+def _resume(value: object) -> object:
+    """TRL's `resume_from_checkpoint`: on, off, or a checkpoint's folder, which there is no need for here."""
+    text = "none" if value is None else str(value).strip().lower()
+    if text not in ("true", "false", "auto", "none"):
+        raise ValueError("a run resumes from its own newest sound checkpoint: give the run's folder as out")
+    return text in ("true", "auto")
+
+
 @dataclass(frozen=True)
 class Alias:
     """Another name of a setting, and how its value reads under our name (ValueError: it does not)."""
 
     name: str
     value: Callable[[object], object] | None = None
+    kind: type | None = None
+    """What its value looks like on a command line, where that differs from the setting's own type."""
 
 
 ALIASES: Mapping[str, Alias] = {
@@ -47,10 +57,10 @@ ALIASES: Mapping[str, Alias] = {
     "reward_model_path": Alias("reward"),
     "reward_model_name_or_path": Alias("reward"),
     "ref_model_name_or_path": Alias("ref_model"),
-    "resume_from_checkpoint": Alias("resume"),
+    "resume_from_checkpoint": Alias("resume", _resume, str),
     "overwrite_output_dir": Alias("force"),
     "peft": Alias("use_peft"),
-    "bf16": Alias("dtype", _precision),
+    "bf16": Alias("dtype", _precision, bool),
     "torch_dtype": Alias("dtype"),
     "warmup_ratio": Alias("warmup_steps", _ratio),
     "max_seq_length": Alias("max_length"),

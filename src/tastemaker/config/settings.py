@@ -100,7 +100,7 @@ class TrainSettings:
     resume: bool = True
     """Continue from the newest sound checkpoint in the run folder, where there is one."""
     force: bool = False
-    """Overwrite a run folder that was made with other settings."""
+    """Continue a run although its settings, data or versions have changed; the run's record says so."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """How much is said while training."""
 
@@ -158,8 +158,9 @@ class TrainSettings:
 class CompareSettings:
     """What `tastemaker compare` puts side by side.
 
-    `stages` holds overrides for single stages, e.g. `{"sft": {"max_steps": 50}, "dpo": {"beta": 0.1}}`;
-    the key "train" is for every stage. Raises `TastemakerError` naming every field that is wrong.
+    `stages` holds overrides for single stages, e.g. `{"sft": {"max_steps": 50}, "dpo": {"beta": 0.1}}`.
+    What stands under "all" is for every stage that does not say otherwise; building the settings spreads it
+    over them. Raises `TastemakerError` naming every field that is wrong.
     """
 
     model: str | None = None
@@ -185,10 +186,16 @@ class CompareSettings:
     judge: str | None = None
     """Reward model that judges the arms on own data; none: one trained on a disjoint half of the pairs."""
     stages: Mapping[str, Mapping[str, object]] = field(default_factory=dict[str, Mapping[str, object]])
-    """Overrides by stage: sft, reward, judge, a method's name, or train for all of them."""
+    """Overrides by stage: sft, reward, a method's name, or all."""
 
     def __post_init__(self) -> None:
         problems = coerce_fields(self)
         if not problems and len(set(self.methods)) != len(self.methods):
             problems.append(f"methods = {','.join(self.methods)}: the same method twice")
         complain("CompareSettings", problems)
+        for_all = self.stages.get("all", {})
+        if for_all:
+            names = dict.fromkeys(("sft", "reward", *self.methods, *self.stages))
+            del names["all"]
+            spread = {name: {**for_all, **self.stages.get(name, {})} for name in names}
+            object.__setattr__(self, "stages", spread)
