@@ -1,0 +1,276 @@
+"""Next-token logits for many rows at once: what a generator steps through, one token a row.
+
+Two ways to the same numbers, chosen by how the model was loaded (`open_decoder`):
+
+`StreamDecoder`, for models that attend through `models.attention`. Prompts go through the model once each as a
+flat stream, and the rows that continue one prompt share its keys and values; each row owns only what it wrote.
+`CacheDecoder`, for the rest (state-space layers, alibi, own attention code). It uses the model's own cache, and
+no padding at all, because padding is where such models go wrong: every row is at the same position at every
+step, and a row whose prompt is longer than the shortest one is fed its prompt until it has caught up.
+
+Decoding changes neither weights nor modes and keeps nothing between passes, so the weights used are those the
+model holds at that moment (no prefix cache to go stale).
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol, cast
+
+import torch
+from torch import Tensor, nn
+
+from tastemaker.models.attention import IMPLEMENTATION
+from tastemaker.models.decode_state import DecodeState, Segment
+from tastemaker.types import TastemakerError
+
+PREFILL_TOKENS = 8192
+"""Prompt tokens that go through the model in one forward."""
+
+
+class Decoder(Protocol):
+    """Rows of tokens that grow in step."""
+
+    delay: Tensor | None
+    """[R] int64: how many steps pass before a row's logits are about its own first token (rows with longer
+    prompts, where prompts are not read ahead). None means 0 for every row."""
+
+    def start(self) -> Tensor:
+        """Reads the prompts; logits [R, V] of what comes next."""
+        ...
+
+    def step(self, tokens: Tensor) -> Tensor:
+        """Appends `tokens` [R] int64 (ignored for rows still reading) and gives the next logits [R, V]."""
+        ...
+
+    def keep(self, rows: Tensor) -> None:
+        """Drops all rows but those at the ascending indices `rows` [R'] int64."""
+        ...
+
+
+def open_decoder(
+    model: nn.Module, prompts: Sequence[Tensor], owners: Sequence[int], max_new_tokens: int
+) -> Decoder:
+    """A decoder of R rows; row i continues `prompts[owners[i]]`.
+
+    `prompts` are U int64 vectors of at least one token; `owners` ascends and names every prompt. Call it, and
+    the decoder, within `evaluating(model)`.
+
+    Raises:
+        TastemakerError: where the longest row would pass the positions the model was made for.
+    """
+    check_length(model, max(len(prompt) for prompt in prompts), max_new_tokens)
+    if getattr(_config(model), "_attn_implementation", None) == IMPLEMENTATION:
+        return StreamDecoder(model, prompts, owners, max_new_tokens)
+    return CacheDecoder(model, prompts, owners, cached=cache_is_sound(model))
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Generator[None]:
+    """No gradient and no dropout inside; every module's mode is as it was afterwards.
+
+    `no_grad`, not `inference_mode`: buffers that a model makes on first use (rotary tables) would be inference
+    tensors, which the next training step could not use.
+    """
+    training = [module for module in model.modules() if module.training]
+    for module in training:
+        module.training = False
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def stop_ids(model: nn.Module, tokenizer: object | None = None) -> tuple[int, ...]:
+    """Ids that end a response: the tokenizer's eos and all of the generation config's (chat models end turns
+    with another token than documents).
+    """
+    found: set[int] = set()
+    for source in (tokenizer, getattr(model, "generation_config", None)):
+        name = "eos_token_id"
+        ids = cast("int | Iterable[int] | None", getattr(source, name, None))
+        if ids is not None:
+            found.update([ids] if isinstance(ids, int) else ids)
+    return tuple(sorted(found))
+
+
+def check_length(model: nn.Module, prompt: int, max_new_tokens: int) -> None:
+    """Refuses rows that would pass the model's last position, or the length up to which its rotary factors do
+    not depend on the longest row of the batch (longrope, dynamic NTK: beyond it neither a cache nor any
+    batching gives the numbers that scoring gives).
+    """
+    config = _config(model)
+    limit = cast("int | None", getattr(config, "max_position_embeddings", None))
+    rope = cast("dict[str, Any]", getattr(config, "rope_parameters", None) or {})
+    for part in [rope, *(value for value in rope.values() if isinstance(value, dict))]:
+        if part.get("rope_type") in ("longrope", "dynamic"):
+            original = part.get("original_max_position_embeddings") or getattr(
+                config, "original_max_position_embeddings", None
+            )
+            limit = min(int(original), limit or int(original)) if original else limit
+    if limit is not None and limit > 0 and prompt + max_new_tokens > limit:
+        raise TastemakerError(
+            f"a prompt of {prompt} tokens and max_new_tokens={max_new_tokens} make {prompt + max_new_tokens} "
+            f"positions, but this model ({type(model).__name__}) is good for {limit}; lower max_new_tokens or "
+            "shorten the prompts (max_length)"
+        )
+
+
+def cache_bytes_per_token(model: nn.Module) -> int:
+    """About how much memory one cached token takes over all layers, read from the config."""
+    config = _config(model)
+    layers = int(getattr(config, "num_hidden_layers", 0) or 1)
+    heads = int(getattr(config, "num_attention_heads", 0) or 1)
+    groups = int(getattr(config, "num_key_value_heads", 0) or heads)
+    width = int(getattr(config, "head_dim", 0) or int(getattr(config, "hidden_size", 0) or 1) // heads)
+    latent = int(getattr(config, "kv_lora_rank", 0) or 0)  # such layers cache every head, expanded
+    return 2 * layers * (heads if latent else groups) * width * _dtype(model).itemsize
+
+
+def _config(model: nn.Module) -> object:
+    config: Any = getattr(model, "config", None)
+    return config.get_text_config() if hasattr(config, "get_text_config") else config
+
+
+def _dtype(model: nn.Module) -> torch.dtype:
+    return next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+
+
+def _device(model: nn.Module) -> torch.device:
+    return next(model.parameters()).device
+
+
+class StreamDecoder:
+    """Decodes a model whose attention is `models.attention`, with every prompt computed once."""
+
+    def __init__(self, model: nn.Module, prompts: Sequence[Tensor], owners: Sequence[int], max_new_tokens: int):
+        self.delay: Tensor | None = None
+        self._model = model
+        self._prompts = [prompt.cpu() for prompt in prompts]
+        self._device = _device(model)
+        self._state = DecodeState([len(p) for p in prompts], owners, max_new_tokens, self._device)
+        self._first = torch.tensor(owners, device=self._device)
+
+    def start(self) -> Tensor:
+        logits = torch.cat([self._read(first, end) for first, end in self._segments()])
+        return logits.index_select(0, self._first)
+
+    def step(self, tokens: Tensor) -> Tensor:
+        self._state.begin()
+        logits = self._forward(tokens.unsqueeze(1), self._state.positions(), 0)
+        self._state.step += 1
+        return logits.squeeze(1)
+
+    def keep(self, rows: Tensor) -> None:
+        self._state.keep(rows)
+
+    def _segments(self) -> Iterator[tuple[int, int]]:
+        first, size = 0, 0
+        for i, prompt in enumerate(self._prompts):
+            if i > first and size + len(prompt) > PREFILL_TOKENS:
+                yield first, i
+                first, size = i, 0
+            size += len(prompt)
+        yield first, len(self._prompts)
+
+    def _read(self, first: int, end: int) -> Tensor:
+        """Logits [end - first, V] behind each of these prompts, whose keys and values are now stored."""
+        prompts = self._prompts[first:end]
+        longest = max(len(prompt) for prompt in prompts)
+        places = torch.cat([torch.arange(len(p)) for p in prompts])
+        index = torch.cat([torch.arange(len(p)) + i * longest for i, p in enumerate(prompts)])
+        last = torch.tensor([len(p) for p in prompts]).cumsum(0) - 1
+        self._state.begin(Segment(first, end - first, longest, index.to(self._device)))
+        ids = torch.cat(prompts).unsqueeze(0).to(self._device)
+        return self._forward(ids, places.unsqueeze(0).to(self._device), last.to(self._device))[0]
+
+    def _forward(self, ids: Tensor, positions: Tensor, keep: int | Tensor) -> Tensor:
+        output = self._model(
+            input_ids=ids, position_ids=positions, tree=self._state, use_cache=False, logits_to_keep=keep
+        )
+        return output.logits
+
+
+class CacheDecoder:
+    """Decodes any causal model by its own forward and, where `cached`, its own cache; else whole rows are read
+    again at every step.
+    """
+
+    def __init__(
+        self, model: nn.Module, prompts: Sequence[Tensor], owners: Sequence[int], *, cached: bool = True
+    ):
+        lengths = torch.tensor([len(prompts[owner]) for owner in owners])
+        device = _device(model)
+        self._model = model
+        self._cached = cached
+        self._read = int(lengths.min())
+        """Tokens of each row that the model has been given."""
+        self._ids = torch.zeros(len(owners), int(lengths.max()), dtype=torch.int64, device=device)
+        for i, owner in enumerate(owners):
+            self._ids[i, : lengths[i]] = prompts[owner].to(device)
+        self._lengths = lengths.to(device)
+        self.delay: Tensor | None = self._lengths - self._read
+        self._cache: dict[str, Any] = {}
+        self._options = {"logits_to_keep": 1} if _accepts(model, "logits_to_keep") else {}
+
+    def start(self) -> Tensor:
+        return self._forward()
+
+    def step(self, tokens: Tensor) -> Tensor:
+        if self._read == self._ids.shape[1]:
+            self._ids = torch.cat([self._ids, tokens.unsqueeze(1)], dim=1)
+        else:
+            reading = self._lengths > self._read
+            self._ids[:, self._read] = torch.where(reading, self._ids[:, self._read], tokens)
+        self._read += 1
+        return self._forward()
+
+    def keep(self, rows: Tensor) -> None:
+        self._ids, self._lengths = self._ids[rows], self._lengths[rows]
+        if self.delay is not None:
+            self.delay = self.delay[rows]
+        for cache in self._cache.values():
+            cache.reorder_cache(rows)
+
+    @property
+    def has_cache(self) -> bool:
+        return bool(self._cache)
+
+    def _forward(self) -> Tensor:
+        new = self._read - 1 if self._cache else 0
+        ids = self._ids[:, new : self._read]
+        output = self._model(input_ids=ids, use_cache=self._cached, **self._cache, **self._options)
+        for name in ("past_key_values", "cache_params"):
+            cache: Any = getattr(output, name, None)
+            if self._cached and hasattr(cache, "reorder_cache"):
+                self._cache = {name: cache}
+        return output.logits[:, -1]
+
+
+def cache_is_sound(model: nn.Module) -> bool:
+    """Whether the model has a cache whose rows can be dropped, and stepping through it, dropping one on the
+    way, gives the logits that reading whole rows gives. (Some keep state elsewhere; RWKV mixes up the rows of
+    a batch in transformers 5.23.) Three rows of a few tokens; to within rounding of the model's dtype.
+    """
+    vocabulary = int(cast("int", getattr(_config(model), "vocab_size", 2)))
+    rows = [torch.tensor([(7 * i + 5 * j + 1) % vocabulary for j in range(3 + i)]) for i in range(3)]
+    found: list[Tensor] = []
+    for cached in (False, True):
+        decoder = CacheDecoder(model, rows, range(3), cached=cached)
+        logits = [decoder.start(), decoder.step(torch.ones(3, dtype=torch.int64, device=_device(model)))]
+        decoder.keep(torch.tensor([0, 2], device=_device(model)))
+        logits += [decoder.step(torch.zeros(2, dtype=torch.int64, device=_device(model))) for _ in range(2)]
+        if cached and not decoder.has_cache:
+            return False
+        found.append(torch.cat(logits).double())
+    tolerance = 0.05 if _dtype(model).itemsize < 4 else 1e-3
+    return bool((found[0] - found[1]).abs().max() <= tolerance * found[0].abs().max())
+
+
+def _accepts(model: nn.Module, name: str) -> bool:
+    base: Any = getattr(model, "get_base_model", lambda: model)()
+    return name in inspect.signature(base.forward).parameters

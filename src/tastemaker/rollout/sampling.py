@@ -1,0 +1,125 @@
+"""Drawing tokens: one uniform number per (seed, row, k, position) and the inverse of the distribution function.
+
+The numbers come from a counter, not from a generator with state, so what a row draws depends neither on the
+rows beside it, nor on the order or the number of processes in which rows are drawn.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from tastemaker.types import Sampling, TastemakerError
+
+_GOLDEN = 0x9E3779B97F4A7C15
+_BITS = 50
+"""Of randomness in a uniform number: few enough that u * total < total in float64."""
+
+
+def uniforms(seed: int, rows: Tensor, members: Tensor, positions: Tensor) -> Tensor:
+    """Uniform numbers in [0, 1), float64, on the CPU: u(seed, row, k, position).
+
+    SplitMix64 (Steele, Lea and Flood 2014, "Fast splittable pseudorandom number generators"): seed, row and k
+    are each mixed into the state, position is the counter.
+
+    Shapes: `rows` [R], `members` [R] (k), `positions` [R, C] int64, on the CPU; gives [R, C].
+    """
+    state = _mix(torch.full_like(rows, _signed(seed * _GOLDEN)))
+    state = _mix(state + (rows + 1) * _signed(_GOLDEN))
+    state = _mix(state + (members + 1) * _signed(_GOLDEN))
+    bits = _mix(state[:, None] + (positions + 1) * _signed(_GOLDEN))
+    return _shift(bits, 64 - _BITS).double() * 2.0**-_BITS
+
+
+def draw(logits: Tensor, uniform: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
+    """One token a row: the first whose cumulative probability exceeds the row's uniform number.
+
+    At temperature 0 the most likely token (the first of equals) is taken instead.
+
+    Shapes: `logits` [R, V], `uniform` [R] float64 on the same device. Gives tokens [R] int64 and their
+    log-probabilities [R], float32 or wider: under softmax(logits / temperature) over the whole vocabulary,
+    `top_k` and `top_p` or not; at temperature 0 under softmax(logits).
+    """
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    if sampling.temperature > 0 and sampling.temperature != 1.0:
+        logits = logits / sampling.temperature
+    logps = torch.log_softmax(logits, dim=-1)
+    if sampling.temperature > 0:
+        probabilities = truncate(logps.exp(), sampling.top_k, sampling.top_p)
+        cumulative = probabilities.cumsum(-1, dtype=torch.float64)
+        goal = (uniform * cumulative[:, -1]).unsqueeze(1)
+        tokens = torch.searchsorted(cumulative, goal, right=True)
+        # only a row of NaN runs off the end; its log-probability stays NaN and is reported by the caller
+        tokens.clamp_(max=logits.shape[1] - 1)
+    else:
+        tokens = logps.argmax(dim=-1, keepdim=True)
+    return tokens.squeeze(1), logps.gather(1, tokens).squeeze(1)
+
+
+def truncate(probabilities: Tensor, top_k: int, top_p: float) -> Tensor:
+    """[R, V] probabilities with 0 outside the `top_k` likeliest tokens (0: no limit; tokens as likely as the
+    last of them stay) and outside the smallest set of likeliest tokens that holds `top_p` of what is left. Not
+    renormalised. The likeliest token always stays.
+    """
+    if 0 < top_k < probabilities.shape[-1]:
+        least = probabilities.topk(top_k, dim=-1).values[:, -1:]
+        probabilities = probabilities.masked_fill(probabilities < least, 0.0)
+    if top_p < 1.0:
+        ordered, order = probabilities.sort(dim=-1, descending=True)
+        before = ordered.cumsum(-1) - ordered
+        outside = before >= top_p * ordered.sum(-1, keepdim=True)
+        outside[:, 0] = False
+        probabilities = probabilities.masked_fill(outside.scatter(-1, order, outside), 0.0)
+    return probabilities
+
+
+def check_sampling(sampling: Sampling) -> None:
+    """Refuses settings that mean nothing.
+
+    Raises:
+        TastemakerError: naming the field and what it may be.
+    """
+    rules = (
+        ("max_new_tokens", sampling.max_new_tokens, sampling.max_new_tokens >= 1, "at least 1"),
+        ("temperature", sampling.temperature, 0 <= sampling.temperature < float("inf"), "0 (greedy) or more"),
+        ("n", sampling.n, sampling.n >= 1, "at least 1"),
+        ("top_k", sampling.top_k, sampling.top_k >= 0, "0 (no limit) or more"),
+        ("top_p", sampling.top_p, 0 < sampling.top_p <= 1, "above 0 and at most 1"),
+    )
+    for name, value, holds, allowed in rules:
+        if not holds:
+            raise TastemakerError(f"sampling: {name}={value!r} must be {allowed}")
+
+
+def require_full_distribution(sampling: Sampling) -> None:
+    """Refuses top_k and top_p where the log-probabilities of the sample are to be trained on.
+
+    A truncated sampler draws from another distribution than the one whose log-probabilities are recorded, so
+    importance ratios and KL estimates built on them are biased, silently.
+
+    Raises:
+        TastemakerError: naming the field and the remedy.
+    """
+    for name, value, off in (("top_k", sampling.top_k, 0), ("top_p", sampling.top_p, 1.0)):
+        if value != off:
+            raise TastemakerError(
+                f"sampling: {name}={value} draws from a truncated distribution, but training needs "
+                f"log-probabilities of the distribution that was sampled; set {name}={off}"
+            )
+
+
+def _mix(x: Tensor) -> Tensor:
+    x = (x ^ _shift(x, 30)) * _signed(0xBF58476D1CE4E5B9)
+    x = (x ^ _shift(x, 27)) * _signed(0x94D049BB133111EB)
+    return x ^ _shift(x, 31)
+
+
+def _shift(x: Tensor, by: int) -> Tensor:
+    """Logical shift to the right of int64 taken as 64 bits."""
+    return (x >> by) & ((1 << (64 - by)) - 1)
+
+
+def _signed(x: int) -> int:
+    """The low 64 bits of `x` as a two's complement int64."""
+    x &= (1 << 64) - 1
+    return x - (1 << 64) if x >> 63 else x
