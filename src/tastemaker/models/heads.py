@@ -10,7 +10,7 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -124,8 +124,8 @@ def load_head(folder: Path) -> Head | None:
         return head_from(tensors, "token" if kind == "token" else "last")
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise TastemakerError(
-            f"{folder}: the reward head cannot be read ({error}). {CONFIG_FILE} and {WEIGHTS_FILE} must be as the "
-            "run wrote them; copy the whole folder again."
+            f"{folder}: the reward head cannot be read ({error}). {CONFIG_FILE} and {WEIGHTS_FILE} must be as "
+            "the run wrote them; copy the whole folder again."
         ) from error
 
 
@@ -136,6 +136,6 @@ def head_from(tensors: Mapping[str, Tensor], kind: HeadKind) -> Head:
         head: Head = TokenHead(hidden, vocabulary)
     else:
         head = ScalarHead(tensors["weight"].shape[1], bias="bias" in tensors)
-    head = cast(Head, head.to(next(iter(tensors.values())).dtype))
+    head.to(next(iter(tensors.values())).dtype)
     head.load_state_dict(dict(tensors))
     return head

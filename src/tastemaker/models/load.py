@@ -276,8 +276,8 @@ def _check_missing(folder: Path, model: PreTrainedModel, missing: set[str], *, c
                 parameter.copy_(torch.empty(parameter.shape).normal_(0.0, std, generator=generator))
     if missing:
         raise TastemakerError(
-            f"{folder}: {len(missing)} weights are missing (first: {min(missing)}); transformers would fill them "
-            "at random. Copy the whole folder again."
+            f"{folder}: {len(missing)} weights are missing (first: {min(missing)}); transformers would fill "
+            "them at random. Copy the whole folder again."
         )
 
 

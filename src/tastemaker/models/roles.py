@@ -1,0 +1,373 @@
+"""The roles of preference learning over shared weights: policy, reference, reward model, value model.
+
+`build_roles` decides who shares what (`assemble`); `RoleModels` computes, trains and saves. Dropout is off
+in every role, always: with it on, a policy differs from its own reference before the first step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from tastemaker.models import export
+from tastemaker.models.adapters import (
+    AdapterSwitch,
+    AnyModel,
+    LoraSettings,
+    adapter_hash,
+    adapter_parameters,
+    extract,
+)
+from tastemaker.models.assemble import Assembly, Backbone, Plan, Slot, ValueInit, assemble
+from tastemaker.models.forward import Scorer
+from tastemaker.models.heads import HeadKind, kind_of
+from tastemaker.models.load import Source
+from tastemaker.models.weights import (
+    backbone_hash,
+    combined_hash,
+    disable_dropout,
+    model_hash,
+    reward_hash,
+    unused_output,
+)
+from tastemaker.types import Bundles, Role, Scores, TastemakerError
+
+Want = Literal["logps", "rewards", "values"]
+WANTS: Mapping[Role, Want] = {"policy": "logps", "reference": "logps", "reward": "rewards", "value": "values"}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
+
+
+@dataclass(frozen=True, slots=True)
+class RoleRow:
+    """One line of the table that says how roles share weights."""
+
+    backbone: int
+    """Roles with the same number share one full copy of weights."""
+    adapter: str | None
+    """None: the backbone's own weights (with LoRA: adapters off)."""
+    head: HeadKind | None
+    trained: bool
+    trainable_parameters: int
+
+
+def build_roles(
+    roles: Sequence[Role],
+    trains: Sequence[Role],
+    *,
+    policy: Source | None,
+    reference: Source | None = None,
+    reward: Source | None = None,
+    lora: LoraSettings | None = None,
+    head: HeadKind = "last",
+    value_init: ValueInit = "reward",
+    dtype: str | torch.dtype = "auto",
+    device: str | torch.device = "auto",
+    attention: Literal["auto", "stream", "rows"] = "auto",
+    token_budget: int = 16384,
+    gradient_checkpointing: bool = False,
+    seed: int = 0,
+    trust_remote_code: bool = False,
+    revision: str | None = None,
+) -> RoleModels:
+    """Loads what `roles` need and shares weights between them.
+
+    `policy` is the model the run starts from, whichever role it trains; a model given in memory is copied,
+    never changed. `reference` None means the start itself: a frozen copy of those very weights (with LoRA
+    the base with adapters off, or a frozen copy of the adapter started from). `reward` is a reward run or a
+    reward model, needed where `reward` is a role and not trained; where it is trained, `head` names its
+    kind. `value_init` says where a value model starts. A start that is a LoRA run continues its adapter.
+
+    `dtype` auto: float32 on the CPU, bfloat16 elsewhere (a float64 model stays float64). With bfloat16 the
+    trained weights stay float32 masters under autocast and frozen weights are stored in bfloat16.
+    `token_budget` bounds the forward passes of `score`. Fresh adapters and heads are drawn from `seed`.
+
+    Raises TastemakerError for what the user can mend; see `load_causal`.
+    """
+    placed = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+    plan = Plan(
+        roles=roles,
+        trains=trains,
+        policy=policy,
+        reference=reference,
+        reward=reward,
+        lora=lora,
+        head=head,
+        value_init=value_init,
+        compute=_compute_dtype(dtype, placed),
+        seed=seed,
+        trust_remote_code=trust_remote_code,
+        revision=revision,
+    )
+    return RoleModels(
+        assemble(plan),
+        device=placed,
+        attention=attention,
+        token_budget=token_budget,
+        gradient_checkpointing=gradient_checkpointing,
+    )
+
+
+def _compute_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype | None:
+    if isinstance(dtype, str) and dtype != "auto":
+        if dtype not in DTYPES:
+            raise TastemakerError(f"dtype {dtype!r} is not known; choose auto, {', '.join(DTYPES)}.")
+        return DTYPES[dtype]
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    return None if device.type == "cpu" else torch.bfloat16
+
+
+class _Engine:
+    """One backbone made ready: placed, frozen but for what is trained, with its scorer and adapter switch."""
+
+    def __init__(
+        self, backbone: Backbone, slots: Mapping[Role, Slot], *, checkpointing: bool, **rest: Any
+    ) -> None:
+        self.model: AnyModel = backbone.model
+        disable_dropout(self.model)
+        self.model.eval()
+        self.model.requires_grad_(False)
+        trained = False
+        for role, slot in slots.items():
+            if slot.head is not None:
+                slot.head.requires_grad_(slot.trained)
+            for parameter in role_parameters(role, slot).values():
+                parameter.requires_grad_(True)
+                trained = True
+        self.model.to(rest.pop("device"))
+        if checkpointing and trained:
+            # transformers recomputes activations in training mode only; every dropout rate is already zero
+            cast(Any, self.model).gradient_checkpointing_enable({"use_reentrant": False})
+            self.model.train()
+        self.scorer = Scorer(self.model, **rest)
+        self.switch = AdapterSwitch(self.model)
+
+
+def role_parameters(role: Role, slot: Slot) -> dict[str, nn.Parameter]:
+    """What a trained role trains, named `role.<name>`: adapter or weights, then its head. Empty if frozen."""
+    if not slot.trained:
+        return {}
+    model = slot.backbone.model
+    if slot.adapter is not None:
+        found = {
+            n.replace(f".{slot.adapter}", ""): p for n, p in adapter_parameters(model, slot.adapter).items()
+        }
+    else:
+        output = None if role == "policy" else unused_output(cast(PreTrainedModel, model))
+        unused = set() if output is None else {id(p) for p in output.parameters()}
+        found = {n: p for n, p in model.named_parameters() if id(p) not in unused and p.is_floating_point()}
+    if slot.head is not None:
+        found |= {f"head.{n}": p for n, p in slot.head.named_parameters()}
+    return {f"{role}.{name}": parameter for name, parameter in found.items()}
+
+
+class RoleModels:
+    """The roles of one run. Implements `types.Models`; made by `build_roles`."""
+
+    def __init__(
+        self,
+        assembly: Assembly,
+        *,
+        device: torch.device,
+        attention: Literal["auto", "stream", "rows"],
+        token_budget: int,
+        gradient_checkpointing: bool,
+    ) -> None:
+        self.token_budget = token_budget
+        self.dtype = assembly.compute
+        self.reference_is_start = assembly.reference_is_start
+        """Whether the reference is the policy as it stands before step 1."""
+        self.notes: tuple[str, ...] = tuple(assembly.notes)
+        """What the user should be told about how the roles were made."""
+        self._device = device
+        self._slots: dict[Role, Slot] = dict(assembly.slots)
+        self._engines: dict[int, _Engine] = {}
+        self._open: list[Role] = []
+        for slot in self._slots.values():
+            key = id(slot.backbone)
+            if key not in self._engines:
+                sharing: dict[Role, Slot] = {
+                    role: s for role, s in self._slots.items() if s.backbone is slot.backbone
+                }
+                self._engines[key] = _Engine(
+                    slot.backbone,
+                    sharing,
+                    checkpointing=gradient_checkpointing,
+                    device=device,
+                    attention=attention,
+                )
+            if slot.head is not None:
+                slot.head.to(device)
+
+    # ------------------------------------------------------------------------------- computing
+
+    @property
+    def device(self) -> torch.device:
+        return self._device
+
+    @property
+    def roles(self) -> tuple[Role, ...]:
+        return tuple(self._slots)
+
+    def forward(self, role: Role, batch: Bundles, *, temperature: float = 1.0, entropy: bool = False) -> Scores:
+        """One forward pass, with gradient for what is trained. Must be called inside `scope(role)`: outside
+        of it another role's adapter would compute.
+        """
+        if not self._open or self._open[-1] != role:
+            raise RuntimeError(f"forward({role!r}) outside `with models.scope({role!r})`")
+        slot, engine = self._slot(role), self._engine(role)
+        return engine.scorer(batch, WANTS[role], head=slot.head, temperature=temperature, entropy=entropy)
+
+    def score(self, role: Role, batch: Bundles, *, temperature: float = 1.0, entropy: bool = False) -> Scores:
+        """The same without gradient, in passes of at most `token_budget` tokens."""
+        bare = replace(batch, token_columns={}, response_columns={}, tree_columns={})
+        with torch.no_grad(), self.scope(role):
+            parts = [
+                self.forward(role, micro, temperature=temperature, entropy=entropy)
+                for micro in bare.cut(self.token_budget)
+            ]
+        return _joined(parts, WANTS[role], self._device)
+
+    @contextmanager
+    def scope(self, role: Role) -> Generator[None]:
+        """Inside, `role` computes; its forward and its backward both belong here. Scopes nest, and what
+        computed before returns on exit, after an exception too.
+        """
+        slot, engine = self._slot(role), self._engine(role)
+        self._open.append(role)
+        try:
+            with engine.switch.use(slot.adapter), self._autocast():
+                yield
+        finally:
+            self._open.pop()
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        if self.dtype in (torch.float32, torch.float64):
+            return nullcontext()
+        return torch.autocast(self._device.type, dtype=self.dtype)
+
+    def generation_model(self, role: Role = "policy") -> tuple[AnyModel, AbstractContextManager[None]]:
+        """(the Hugging Face or peft model, a context to generate in): the scope of `role`, single use."""
+        return self._engine(role).model, self.scope(role)
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer of the first role: all roles share its vocabulary."""
+        first = next(iter(self._slots.values()))
+        return first.source.tokenizer
+
+    @property
+    def eos_ids(self) -> tuple[int, ...]:
+        """Tokens that end a response: the tokenizer's and the generation config's."""
+        slot = next(iter(self._slots.values()))
+        return export.stop_tokens(slot.backbone.model, slot.source.tokenizer)
+
+    # ------------------------------------------------------------------------------- training
+
+    def trainable(self, role: Role) -> dict[str, nn.Parameter]:
+        """What an optimiser updates for `role`, by name (`role.<name>`), heads included, tied weights once."""
+        return role_parameters(role, self._slot(role))
+
+    def state(self) -> dict[str, Tensor]:
+        """The trained weights themselves (not copies), by name: what a checkpoint holds."""
+        return {name: p.detach() for name, p in self._trained()}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Puts back what `state` gave, exactly. Raises TastemakerError where names, shapes or dtypes differ."""
+        trained = dict(self._trained())
+        wrong = sorted(set(trained) ^ set(state)) or [
+            n for n, p in trained.items() if p.shape != state[n].shape or p.dtype != state[n].dtype
+        ]
+        if wrong:
+            raise TastemakerError(
+                f"The checkpoint is of another model: {len(wrong)} weights do not match (first: {wrong[0]}). "
+                "Resume with the settings it was made with."
+            )
+        with torch.no_grad():
+            for name, parameter in trained.items():
+                parameter.copy_(state[name])
+
+    def _trained(self) -> Iterator[tuple[str, nn.Parameter]]:
+        for role in self._slots:
+            yield from self.trainable(role).items()
+
+    # ------------------------------------------------------------------------------- keeping
+
+    def weights_hash(self, role: Role) -> str:
+        """SHA-256 of all that makes the role: weights, adapter, head. A role that is not trained keeps the
+        hash it was loaded with; saving a role and loading it again gives the same hash.
+        """
+        slot = self._slot(role)
+        if not slot.trained:
+            return slot.source.weights_hash
+        model = slot.backbone.model
+        if slot.adapter is not None:
+            digest = combined_hash(slot.source.base_hash, adapter_hash(extract(cast(Any, model), slot.adapter)))
+        elif slot.head is not None:
+            digest = backbone_hash(cast(PreTrainedModel, model))
+        else:
+            digest = model_hash(model)
+        return digest if slot.head is None else reward_hash(digest, slot.head)
+
+    def save(self, role: Role, folder: str | Path, *, overwrite: bool = False) -> None:
+        """Writes the role as a plain Hugging Face folder, or a peft adapter folder; see `export`."""
+        export.save_role(self._slot(role), Path(folder), overwrite=overwrite)
+
+    def slot(self, role: Role) -> Slot:
+        """Where a role's weights are."""
+        return self._slot(role)
+
+    def release(self, role: Role) -> None:
+        """Forgets a frozen role (a reference whose log-probabilities are all known); its memory is freed
+        where no other role shares the weights.
+        """
+        slot = self._slot(role)
+        if slot.trained or role in self._open:
+            raise RuntimeError(f"{role} is in use and cannot be released")
+        del self._slots[role]
+        if all(other.backbone is not slot.backbone for other in self._slots.values()):
+            del self._engines[id(slot.backbone)]
+
+    def model_copies(self) -> int:
+        """Full copies of weights held: 1 with LoRA on one base, up to 4 otherwise."""
+        return len(self._engines)
+
+    def table(self) -> dict[Role, RoleRow]:
+        """How the roles share weights."""
+        order = list(self._engines)
+        return {
+            role: RoleRow(
+                backbone=order.index(id(slot.backbone)),
+                adapter=slot.adapter,
+                head=None if slot.head is None else kind_of(slot.head),
+                trained=slot.trained,
+                trainable_parameters=sum(p.numel() for p in self.trainable(role).values()),
+            )
+            for role, slot in self._slots.items()
+        }
+
+    def _slot(self, role: Role) -> Slot:
+        if role not in self._slots:
+            raise KeyError(f"{role} was not built or is released; the roles here are {', '.join(self._slots)}")
+        return self._slots[role]
+
+    def _engine(self, role: Role) -> _Engine:
+        return self._engines[id(self._slot(role).backbone)]
+
+
+def _joined(parts: Sequence[Scores], want: Want, device: torch.device) -> Scores:
+    fields: dict[str, Tensor] = {}
+    for name in ("logps", "entropy", "values", "rewards"):
+        tensors = [t for part in parts if (t := cast("Tensor | None", getattr(part, name))) is not None]
+        if tensors:
+            fields[name] = torch.cat(tensors)
+    if not parts:
+        fields[want] = torch.zeros(0, device=device)
+    return Scores(**fields)
