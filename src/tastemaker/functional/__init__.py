@@ -1,1 +1,49 @@
-"""."""
+"""The mathematics of learning from preferences: pure functions on tensors. Needs torch alone."""
+
+from tastemaker.functional.advantages import gae
+from tastemaker.functional.kl import adaptive_kl_coef, exact_kl, kl_estimate
+from tastemaker.functional.logps import chunked_logps
+from tastemaker.functional.pairwise import bradley_terry_loss, dpo_loss
+from tastemaker.functional.policy_gradient import clipped_value_loss, ppo_clip_loss
+from tastemaker.functional.statistics import (
+    Interval,
+    Tilted,
+    best_of_n_expectation,
+    best_of_n_kl,
+    bootstrap_interval,
+    mean_interval,
+    paired_interval,
+    standard_error,
+    student_quantile,
+    tilted_mean,
+)
+from tastemaker.functional.supervised import nll_loss
+from tastemaker.functional.tensors import explained_variance, mean_and_variance, moments, segment_sum, whiten
+
+__all__ = [
+    "Interval",
+    "Tilted",
+    "adaptive_kl_coef",
+    "best_of_n_expectation",
+    "best_of_n_kl",
+    "bootstrap_interval",
+    "bradley_terry_loss",
+    "chunked_logps",
+    "clipped_value_loss",
+    "dpo_loss",
+    "exact_kl",
+    "explained_variance",
+    "gae",
+    "kl_estimate",
+    "mean_and_variance",
+    "mean_interval",
+    "moments",
+    "nll_loss",
+    "paired_interval",
+    "ppo_clip_loss",
+    "segment_sum",
+    "standard_error",
+    "student_quantile",
+    "tilted_mean",
+    "whiten",
+]
