@@ -78,17 +78,19 @@ class Stream:
     """[N] int64: the hidden state of response token n itself."""
     targets: Tensor
     """[N] int64"""
+    response: Tensor
+    """[N] int64: which response a token belongs to, counting those laid out."""
     last: Tensor
     """[R] int64: each response's last token, by index and never by a pad id."""
 
 
-def stream(batch: Bundles, device: torch.device) -> Stream:
-    """The trees end to end, every prompt once.
+def stream(batch: Bundles, device: torch.device, only: Sequence[int] | None = None) -> Stream:
+    """The trees end to end, every prompt once. `only`: ascending indices of the responses to lay out, all of
+    them by default; N and R then count those alone, and trees left without response are left out.
 
     Raises:
         TastemakerError: a tree without responses, without context token, or with an empty response.
     """
-    _check(batch)
     segments: list[Tensor] = []
     lengths: list[int] = []
     origins: list[int] = []  # position of each segment's first token
@@ -96,10 +98,10 @@ def stream(batch: Bundles, device: torch.device) -> Stream:
     extents: list[Extent] = []
     before: list[int] = []  # for each response: the stream index of its prompt's last token
     at = number = 0
-    for tree in batch.trees:
-        prompt = len(tree.prompt)
-        own = tuple(len(r) for r in tree.responses)
-        segments += [tree.prompt, *tree.responses]
+    for prompt_ids, responses in _chosen(batch, only):
+        prompt = len(prompt_ids)
+        own = tuple(len(r) for r in responses)
+        segments += [prompt_ids, *responses]
         lengths += [prompt, *own]
         origins += [0, *[prompt] * len(own)]
         branches += [0, *range(number + 1, number + len(own) + 1)]
@@ -109,24 +111,25 @@ def stream(batch: Bundles, device: torch.device) -> Stream:
         number += len(own)
     length, origin, kind = torch.tensor([lengths, origins, branches])
     start = length.cumsum(0) - length
-    index = torch.arange(at)
-    position = index - torch.repeat_interleave(start - origin, length)
+    position = torch.arange(at) - torch.repeat_interleave(start - origin, length)
     branch = torch.repeat_interleave(kind, length)
     tokens = (branch > 0).nonzero().squeeze(1)
     own_length = length[kind > 0]
     source = tokens - 1
     source[own_length.cumsum(0) - own_length] = torch.tensor(before)
-    ids = torch.cat([s.to("cpu") for s in segments]).to(torch.int64)
+    ids = torch.cat([s.to("cpu", torch.int64) for s in segments])
     last = (start + length - 1)[kind > 0]
-    branch, position = branch.to(device), position.to(device)
+    on_device = [x.to(device) for x in (ids, position, branch, source, tokens, last)]
+    ids, position, branch, source, tokens, last = on_device
     return Stream(
-        ids=ids.to(device)[None],
+        ids=ids[None],
         positions=position[None],
         tree=TreeLayout(extents, branch, position),
-        source=source.to(device),
-        at=tokens.to(device),
-        targets=ids[tokens].to(device),
-        last=last.to(device),
+        source=source,
+        at=tokens,
+        targets=ids[tokens],
+        response=branch[tokens] - 1,
+        last=last,
     )
 
 
@@ -134,33 +137,53 @@ def rows(batch: Bundles, device: torch.device, only: Sequence[int] | None = None
     """The same responses as right-padded rows, prompt repeated: for models that cannot take the stream.
 
     No mask is made: a causal row never sees the padding on its right, whatever layers the model has. Padding
-    repeats the row's last token, so no pad id is needed. `only`: responses to lay out, all of them by default;
-    N and R then count those alone.
-
-    Raises:
-        TastemakerError: as `stream`.
+    repeats the row's last token, so no pad id is needed. `only` and errors as for `stream`.
     """
-    _check(batch)
-    pairs = [(t.prompt, r) for t in batch.trees for r in t.responses]
-    chosen = pairs if only is None else [pairs[i] for i in only]
-    prompts = torch.tensor([len(p) for p, _ in chosen])
-    lengths = torch.tensor([len(r) for _, r in chosen])
-    whole = [torch.cat([p, r]).to("cpu", torch.int64) for p, r in chosen]
+    pairs = [(p, r) for p, responses in _chosen(batch, only) for r in responses]
+    prompts = torch.tensor([len(p) for p, _ in pairs])
+    lengths = torch.tensor([len(r) for _, r in pairs])
+    whole = [torch.cat([p, r]).to("cpu", torch.int64) for p, r in pairs]
     width = max(len(w) for w in whole)
     ids = torch.stack([nn.functional.pad(w, (0, width - len(w)), value=int(w[-1])) for w in whole])
-    first = torch.arange(len(chosen)) * width + prompts
-    at = torch.arange(int(lengths.sum())) + torch.repeat_interleave(
-        first - lengths.cumsum(0) + lengths, lengths
-    )
+    first = torch.arange(len(pairs)) * width + prompts
+    skipped = torch.repeat_interleave(first - lengths.cumsum(0) + lengths, lengths)
+    at = torch.arange(int(lengths.sum())) + skipped
     return Stream(
         ids=ids.to(device),
-        positions=torch.arange(width, device=device).expand(len(chosen), width),
+        positions=torch.arange(width, device=device).expand(len(pairs), width),
         tree=None,
         source=(at - 1).to(device),
         at=at.to(device),
         targets=ids.reshape(-1)[at].to(device),
+        response=torch.repeat_interleave(torch.arange(len(pairs)), lengths).to(device),
         last=(first + lengths - 1).to(device),
     )
+
+
+def restoring(groups: Sequence[Sequence[int]], lengths: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """(token order [N], response order [R]): what to index the concatenated answers of groups of responses by,
+    to have them in the batch's order. `groups` hold response indices, `lengths` [R] each response's tokens.
+    """
+    order = [i for group in groups for i in group]
+    starts = torch.tensor([0, *lengths]).cumsum(0).tolist()
+    tokens = [n for i in order for n in range(starts[i], starts[i + 1])]
+    return torch.tensor(tokens).argsort(), torch.tensor(order).argsort()
+
+
+def _chosen(batch: Bundles, only: Sequence[int] | None) -> list[tuple[Tensor, tuple[Tensor, ...]]]:
+    """Prompts with their chosen responses, in order."""
+    _check(batch)
+    if only is None:
+        return [(t.prompt, t.responses) for t in batch.trees]
+    wanted = set(only)
+    number = 0
+    chosen: list[tuple[Tensor, tuple[Tensor, ...]]] = []
+    for tree in batch.trees:
+        kept = tuple(r for k, r in enumerate(tree.responses) if number + k in wanted)
+        number += len(tree.responses)
+        if kept:
+            chosen.append((tree.prompt, kept))
+    return chosen
 
 
 def _check(batch: Bundles) -> None:

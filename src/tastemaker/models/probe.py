@@ -1,0 +1,371 @@
+"""Finds out, at load, how a model may be fed: as a stream of trees or as plain rows; and what its head does.
+
+Class flags do not tell (families that swallow a keyword claim to support every attention backend), so the
+model is tried. A small random specimen of its family, in float32, must give the same log-probs as each response
+alone through the family's own attention; siblings and neighbours must not leak; every window its config names
+must have reached the attention function. The model itself is then tried once on a few tokens, to the tolerance
+of its dtype. Whatever raises, differs or cannot be checked is fed as rows.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import PretrainedConfig, PreTrainedModel
+from transformers.utils import logging as transformers_logging
+
+from tastemaker.models.attention import IMPLEMENTATION
+from tastemaker.models.backbone import (
+    HeadRule,
+    attention_of,
+    base_of,
+    dense_logps,
+    forget_rope,
+    head_logps,
+    hidden_states,
+    measure_head,
+    whole_logits,
+)
+from tastemaker.models.decode import evaluating
+from tastemaker.models.layout import Stream, TreeLayout, restoring, rows, stream
+from tastemaker.models.shrink import SMALL, WINDOWS, rope_parts, specimen
+from tastemaker.types import Bundles, Tree
+
+TESTED = frozenset(
+    [
+        "apertus",
+        "biogpt",
+        "bitnet",
+        "cohere",
+        "cohere2",
+        "deepseek_v3",
+        "diffllama",
+        "ernie4_5",
+        "exaone4",
+        "gemma2",
+        "gemma3_text",
+        "gemma3n_text",
+        "gemma4_text",
+        "glm4",
+        "gpt2",
+        "gpt_bigcode",
+        "gpt_neox",
+        "gpt_oss",
+        "granite",
+        "granite_swa",
+        "hunyuan_v1_dense",
+        "jetmoe",
+        "llama",
+        "ministral",
+        "mistral",
+        "mixtral",
+        "modernbert-decoder",
+        "nanochat",
+        "olmo2",
+        "olmo3",
+        "olmoe",
+        "opt",
+        "persimmon",
+        "phi",
+        "phi3",
+        "qwen2",
+        "qwen3",
+        "qwen3_moe",
+        "smollm3",
+        "starcoder2",
+    ]
+)
+"""Families whose stream was compared with float64 rows. Outside it a word is logged: no short probe can see a
+threshold that no config entry names.
+"""
+
+EXACT = 5e-4
+"""Largest difference of log-probs in float32, in nats, that is still rounding; a mix-up costs 0.1 and more."""
+LEAK = 1e-5
+"""How far a log-prob may move when only siblings and neighbours change: rounding of fused experts at most."""
+POWER = 0.05
+"""By how much log-probs must move, in nats, when a prompt changes, for the comparison to mean anything."""
+ROUNDING = {torch.float64: 1e-3, torch.float32: 5e-3}
+"""Mean difference of log-probs in the model's own dtype that is still rounding, in nats; `COARSE` elsewhere."""
+COARSE = 0.15
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Grouping:
+    """Which responses may share a forward.
+
+    `sides` (longrope): never some up to `limit` tokens and some beyond. `equal` (dynamic NTK): beyond `limit`
+    only equal lengths. Rotary factors there depend on the longest row of the batch, whatever the layout.
+    """
+
+    kind: Literal["together", "sides", "equal", "alone"] = "together"
+    limit: int = 0
+
+    def groups(self, batch: Bundles) -> list[list[int]]:
+        """Indices of responses by forward, ascending in each."""
+        lengths = [len(t.prompt) + len(r) for t in batch.trees for r in t.responses]
+        if self.kind == "together":
+            return [list(range(len(lengths)))]
+        keyed: dict[int, list[int]] = {}
+        for i, length in enumerate(lengths):
+            beyond = length > self.limit
+            key = i if self.kind == "alone" else length * beyond if self.kind == "equal" else int(beyond)
+            keyed.setdefault(key, []).append(i)
+        return list(keyed.values())
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeResult:
+    """How a model is fed, and why."""
+
+    layout: Literal["stream", "rows"]
+    head: HeadRule
+    grouping: Grouping = field(default_factory=Grouping)
+    catches: bool = True
+    """Whether what enters the output embedding can be caught; else the last reported hidden state is used."""
+    reason: str = ""
+    """Why not the stream, in words."""
+    tested: bool = True
+    """Whether the family is on the list of those compared in full."""
+
+
+def probe(model: nn.Module) -> ProbeResult:
+    """Decides how `model` (a PreTrainedModel, or one in peft's wrapper) is fed, and leaves it as it is.
+
+    The specimen is tried once per class and config in a process; the model itself on every call, on some fifty
+    tokens.
+    """
+    base = base_of(model)
+    config: PretrainedConfig = base.config
+    small = sum(p.numel() for p in base.parameters()) <= SMALL
+    before = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()  # families without the interface announce it at every attempt
+    try:
+        with evaluating(base):
+            result = _of_family(type(base), config.to_json_string(), small)
+            if result is None:
+                result = _Trial(base, exact=False).result()
+            result = _confirmed(base, result)
+    finally:
+        transformers_logging.set_verbosity(before)
+    if result.grouping.limit:
+        result = replace(result, grouping=_rope_grouping(config))  # the specimen's limit was shrunk, too
+    result = replace(result, tested=config.get_text_config().model_type in TESTED)
+    if result.layout == "stream" and not result.tested:
+        log.warning(
+            "%s is not among the families compared in full. Its probe passed, so it takes the stream; a rule "
+            "that its config does not name and that begins beyond a few tokens would go unnoticed",
+            config.get_text_config().model_type,
+        )
+    return result
+
+
+@lru_cache(maxsize=64)
+def _of_family(kind: type[PreTrainedModel], config: str, small: bool) -> ProbeResult | None:
+    """What a specimen of the family says; None where none can be made."""
+    try:
+        made = cast(Any, kind.config_class).from_dict(json.loads(config))
+        tried = specimen(kind, made, sizes=not small)
+        return _Trial(tried, exact=True).result()
+    except Exception as error:
+        # sizes tied in ways unknown here, or any other fault of a family's own code: the model itself is tried
+        log.info("no small specimen of %s could be tried (%s)", kind.__name__, error)
+        return None
+
+
+class _Witness(TreeLayout):
+    """A layout that remembers how it was called."""
+
+    def __init__(self, layout: TreeLayout) -> None:
+        super().__init__(layout.extents, layout.branch, layout.position)
+        self.calls = 0
+        self.windows: set[int] = set()
+
+    def attend(
+        self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, **options: Any
+    ) -> tuple[Tensor, None]:
+        self.calls += 1
+        window = options.get("sliding_window")
+        if isinstance(window, int):
+            self.windows.add(window)
+        return super().attend(module, query, key, value, **options)
+
+
+class _Trial:
+    """One model and one small batch: every way to its log-probs, held against each response alone."""
+
+    def __init__(self, model: PreTrainedModel, *, exact: bool) -> None:
+        self.model = model
+        self.device = next(model.parameters()).device
+        self.rope = _rope_grouping(model.config)
+        self.batch = _trial_batch(model)
+        whole = HeadRule("whole")
+        with attention_of(model):
+            self.truth = self.logps(self.batch, rows, whole, Grouping("alone"))
+            noise = 0.0 if exact else self.apart(self.logps(self.batch, rows, whole, self.rope))
+        self.tolerance = EXACT + 4 * noise  # what rounding alone does to the same rows in another batch
+
+    def logps(self, batch: Bundles, lay: Any, head: HeadRule, grouping: Grouping) -> Tensor:
+        """[N] log-probs by one way, in whatever attention the model has now."""
+        groups = grouping.groups(batch)
+        parts = [self.score(lay(batch, self.device, group), head) for group in groups]
+        order, _ = restoring(groups, batch.lengths.tolist())
+        return torch.cat(parts)[order.to(self.device)]
+
+    def score(self, laid: Stream, head: HeadRule) -> Tensor:
+        forget_rope(self.model)
+        if head.mode == "whole":
+            return dense_logps(whole_logits(self.model, laid), laid.targets)[0]
+        hidden = hidden_states(self.model, laid)[laid.source]
+        return head_logps(self.model, head, hidden, laid.targets)[0]
+
+    def apart(self, logps: Tensor) -> float:
+        return float((logps - self.truth).abs().max())
+
+    def result(self) -> ProbeResult:
+        with attention_of(self.model):
+            head, grouping, catches = self.plain()
+        problem = self.stream_problem(head)
+        if problem is None:
+            return ProbeResult("stream", head, self.rope, catches)
+        return ProbeResult("rows", head, grouping, catches, problem)
+
+    def plain(self) -> tuple[HeadRule, Grouping, bool]:
+        """What plain rows need: the first way through the head, and of sharing forwards, that is right."""
+        whole = HeadRule("whole")
+        catches = True
+        heads = [whole]
+        try:
+            hidden_states(self.model, rows(self.batch, self.device, [0]))
+            heads = [measure_head(self.model), whole]
+        except Exception as error:
+            log.info("the output embedding of %s cannot be watched (%s)", type(self.model).__name__, error)
+            catches = False
+        for grouping in (self.rope, Grouping("alone")):
+            for head in heads:
+                if self.apart(self.logps(self.batch, rows, head, grouping)) <= self.tolerance:
+                    return head, grouping, catches
+        return whole, Grouping("alone"), catches
+
+    def stream_problem(self, head: HeadRule) -> str | None:
+        """Why the stream would be wrong, or None."""
+        if not torch.isfinite(self.truth).all():
+            return "its log-probs are not finite, so nothing could be compared"
+        if self.power() < max(POWER, 20 * self.tolerance):
+            return "its log-probs hardly depend on the prompt, so a mix-up could not be seen"
+        seen: list[_Witness] = []
+
+        def watched(batch: Bundles, device: torch.device, only: Sequence[int]) -> Stream:
+            laid = stream(batch, device, only)
+            seen.append(_Witness(cast(TreeLayout, laid.tree)))
+            return replace(laid, tree=seen[-1])
+
+        try:
+            with attention_of(self.model, IMPLEMENTATION):
+                logps = self.logps(self.batch, watched, head, self.rope)
+                leak = self.leak(head)
+        except Exception as error:
+            # anything a family's own code raises means the same: it does not take the stream
+            return f"it does not take the stream: {error}"
+        if any(w.calls == 0 for w in seen):
+            return "its attention does not go through transformers' interface"
+        if not self.apart(logps) <= self.tolerance:
+            return f"its log-probs as a stream are off by {self.apart(logps):.2g} nats"
+        if not leak <= max(LEAK, self.tolerance - EXACT):
+            return f"other responses leak into a response's log-probs ({leak:.2g} nats)"
+        return _unseen_window(self.model.config, set().union(*(w.windows for w in seen)))
+
+    def power(self) -> float:
+        """By how much log-probs move with another prompt: what a mix-up would at least cost."""
+        others = [replace(t, prompt=t.prompt.flip(0)) for t in self.batch.trees]
+        with attention_of(self.model):
+            moved = self.logps(Bundles(tuple(others)), rows, HeadRule("whole"), Grouping("alone"))
+        return float((moved - self.truth).abs().mean())
+
+    def leak(self, head: HeadRule) -> float:
+        """By how much a response's log-probs move when everything but itself and its prompt changes."""
+        worst = 0.0
+        plain = self.logps(self.batch, stream, head, self.rope)
+        for tree, k in ((0, 1), (2, 1)):
+            changed: list[Tree] = []
+            for i, t in enumerate(self.batch.trees):
+                own = tuple(r if (i, j) == (tree, k) else r.flip(0) for j, r in enumerate(t.responses))
+                changed.append(replace(t, prompt=t.prompt if i == tree else t.prompt.flip(0), responses=own))
+            moved = self.logps(Bundles(tuple(changed)), stream, head, self.rope)
+            mine = self.batch.response == sum(self.batch.group_sizes[:tree]) + k
+            worst = max(worst, float((moved - plain)[mine.to(self.device)].abs().max()))
+        return worst
+
+
+def _trial_batch(model: PreTrainedModel) -> Bundles:
+    """Three trees with prompts of 7, 1 and 5 tokens and six responses."""
+    vocabulary = int(cast(Any, model.config).get_text_config().vocab_size)
+    generator = torch.Generator().manual_seed(0)
+
+    def ids(n: int) -> Tensor:
+        return torch.randperm(max(vocabulary, n), generator=generator)[:n] % vocabulary
+
+    shapes = ((7, (6, 4)), (1, (9,)), (5, (3, 5, 2)))
+    return Bundles(tuple(Tree(ids(prompt), tuple(ids(n) for n in own)) for prompt, own in shapes))
+
+
+def _confirmed(model: PreTrainedModel, result: ProbeResult) -> ProbeResult:
+    """`result`, or what is left of it once the model itself, weights, dtype and adapters, was tried."""
+    trial = _Trial(model, exact=False)
+    dtype = next(model.parameters()).dtype
+    tolerance = ROUNDING.get(dtype, COARSE) + 4 * (trial.tolerance - EXACT)
+    as_rows = replace(result, layout="rows", reason=result.reason or "on the model itself its numbers are off")
+    for candidate in (result, as_rows):
+        streamed = candidate.layout == "stream"
+        try:
+            with attention_of(model, IMPLEMENTATION if streamed else None):
+                grouping = _rope_grouping(model.config) if candidate.grouping.limit else candidate.grouping
+                logps = trial.logps(trial.batch, stream if streamed else rows, candidate.head, grouping)
+        except Exception as error:
+            # as in the trial of the specimen: whatever is raised, this way is not open
+            log.info("%s failed its own trial as %s: %s", type(model).__name__, candidate.layout, error)
+            continue
+        if float((logps - trial.truth).abs().mean()) <= tolerance:
+            return candidate
+    return replace(as_rows, head=HeadRule("whole"))
+
+
+def _rope_grouping(config: Any) -> Grouping:
+    """What rotary factors that follow the longest row ask for."""
+    part = config.get_text_config()
+    for rope in rope_parts(part):
+        kind = str(rope.get("rope_type", rope.get("type", "")))
+        own = rope.get("original_max_position_embeddings") or getattr(
+            part, "original_max_position_embeddings", None
+        )
+        if kind == "longrope":
+            return Grouping("sides", int(own or part.max_position_embeddings))
+        if "dynamic" in kind:
+            return Grouping("equal", int(part.max_position_embeddings))
+    return Grouping()
+
+
+def _unseen_window(config: Any, seen: set[int]) -> str | None:
+    """A window that the config names and the attention function never met, in words."""
+    part = config.get_text_config()
+    kinds = getattr(part, "layer_types", None)
+    full = bool(kinds) and all(kind == "full_attention" for kind in kinds)
+    for name in WINDOWS:
+        value = getattr(part, name, None)
+        if not isinstance(value, int) or value <= 0:
+            continue
+        unused = full or getattr(part, "use_sliding_window", None) is False
+        if unused and not name.startswith("index"):
+            continue
+        if not seen & {value, value - 1, value // 2, value // 2 + 1}:
+            return f"its config names {name}={value}, which its attention does not pass on"
+    return None
