@@ -153,7 +153,7 @@ def rng_state(
     legacy = np.random.get_state(legacy=False)
     tensors = {
         "torch": torch.get_rng_state(),
-        "python": torch.tensor(numbers, dtype=torch.int64),
+        "python": torch.tensor(numbers, dtype=torch.int64, device="cpu"),
         "numpy": torch.from_numpy(legacy["state"]["key"].astype(np.int64)),
     }
     devices = torch.cuda.device_count() if torch.cuda.is_initialized() else 0
