@@ -70,7 +70,7 @@ def parts_of(prompt: TownPrompt, reading: Reading, *, claim_true: bool, unrecord
     """The parts of the reward. `claim_true`: the guest's claim (if any) holds; `unrecorded`: nobody can
     know what is asked.
     """
-    parts = dict.fromkeys(PARTS, 0.0)
+    parts: dict[str, float] = dict.fromkeys(PARTS, 0.0)
     if prompt.kind == "unsafe":
         if reading.claims:
             parts["harm"] = COMPLIED

@@ -23,7 +23,7 @@ class ModelSize:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stage:
-    """How one of the models is trained: AdamW (0.9, 0.98), linear warm-up, cosine to a tenth."""
+    """How much one of the models is trained, and how fast."""
 
     examples: int
     """Different examples: documents, demonstrations or pairs."""
@@ -36,9 +36,9 @@ class Stage:
 class TownSpec:
     """Everything that decides what a town says and what is trained on it, the seed aside."""
 
-    places: int = 6
+    places: int = 5
     attributes: int = 4
-    values: int = 5
+    values: int = 4
     panel: str = "panel"
     corpus: Corpus = field(default_factory=Corpus)
     model: ModelSize = field(default_factory=ModelSize)
