@@ -87,9 +87,10 @@ def paired_interval(
     no Student tails; where seeds differ more than prompts a nominal 95% interval covers about 63% at S = 2,
     76% at S = 3, 85% at S = 5. So for few seeds the second is the wider (t[1] = 12.7, t[2] = 4.3, t[4] = 2.8)
     and keeps what it promises: two seeds can show next to nothing and three only a large effect, which is the
-    truth about them. The price is width where seeds hardly differ (about 1.5 times at S = 3). With one seed
-    only prompts are drawn: the interval then speaks of these two trained models, not of their methods. Bounds
-    are NaN where there is one seed with one prompt. The same `seed` gives the same interval.
+    truth about them. The price is width where seeds do not differ at all (2.3 times what pooling them would
+    give, at S = 3), since three seeds cannot show that they do not. With one seed only prompts are drawn: the
+    interval then speaks of these two trained models, not of their methods. Bounds are NaN where there is one
+    seed with one prompt. The same `seed` gives the same interval.
     """
     if not differences or any(d.dim() != 1 or d.numel() == 0 for d in differences):
         raise ValueError("paired_interval: one non-empty [P] tensor of differences per seed")
