@@ -8,7 +8,6 @@ import pytest
 import torch
 from scipy import stats
 
-from tastemaker.models.decode import stop_ids
 from tastemaker.rollout import local
 from tastemaker.rollout.local import LocalGenerator
 from tastemaker.types import Bundles, Sampling, TastemakerError, Tree
@@ -191,7 +190,6 @@ def test_every_end_token_ends(build, wrap, prompts):
 
     model = build("Llama")
     model.generation_config.eos_token_id = [2, 9]
-    assert stop_ids(model, Tokenizer()) == (2, 7, 9)
     out = LocalGenerator(wrap(model), Tokenizer()).generate(
         prompts(LENGTHS), Sampling(max_new_tokens=30, n=8, temperature=3.0), seed=0
     )

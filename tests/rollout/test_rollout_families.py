@@ -103,18 +103,26 @@ def test_a_cache_that_forgets_is_not_used(build, wrap, prompts, teacher_forced):
 
 
 @pytest.mark.parametrize("own_attention", [False, True])
-def test_rows_longer_than_the_model_are_refused(own_attention, build, wrap, prompts):
-    generator = LocalGenerator(wrap(build("GPT2", own_attention=own_attention)))
+def test_rows_are_cut_where_positions_end(own_attention, build, wrap, prompts, teacher_forced):
+    model = build("GPT2", own_attention=own_attention, max_position_embeddings=12, n_positions=12)
+    out = LocalGenerator(wrap(model)).generate(prompts([3, 9, 11, 1]), Sampling(max_new_tokens=7, n=3), seed=0)
+    room = torch.tensor([7, 3, 1, 7]).repeat_interleave(3)
+    assert torch.equal(out.lengths[~out.ended], room[~out.ended])
+    assert (out.lengths <= room).all()
+    torch.testing.assert_close(
+        out.token_columns["sampled_logps"], teacher_forced(model, out), atol=1e-4, rtol=0
+    )
+    alone = LocalGenerator(wrap(model)).generate(prompts([3]), Sampling(max_new_tokens=7, n=3), seed=0)
+    assert [r.tolist() for r in alone.trees[0].responses] == [r.tolist() for r in out.trees[0].responses]
     with pytest.raises(
-        TastemakerError, match=r"max_new_tokens=60 make 65 positions.* 64; lower max_new_tokens"
+        TastemakerError, match=r"row 1: a prompt of 12 tokens leaves no room.*good for 12 tokens"
     ):
-        generator.generate(prompts([5]), Sampling(max_new_tokens=60), seed=0)
-    assert generator.generate(prompts([5]), Sampling(max_new_tokens=59), seed=0).lengths.max() <= 59
+        LocalGenerator(wrap(model)).generate(prompts([3, 12]), Sampling(), seed=0)
 
 
-def test_longrope_rows_stay_below_the_original_length(build):
+def test_position_limits(build):
     model = build("Llama", own_attention=True)
+    assert decode.position_limit(model) == 64
     model.config.rope_parameters = {"rope_type": "longrope", "original_max_position_embeddings": 16}
-    with pytest.raises(TastemakerError, match="good for 16"):
-        decode.check_length(model, 10, 7)
-    decode.check_length(model, 10, 6)
+    assert decode.position_limit(model) == 16  # rotary factors change for the whole batch beyond it
+    assert decode.position_limit(build("Mamba", own_attention=True)) in (None, 64)

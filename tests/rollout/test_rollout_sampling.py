@@ -73,6 +73,8 @@ def test_draw_inverts_the_distribution_function():
     tokens, logps = draw(logits, u, Sampling())
     assert tokens.tolist() == [0, 0, 2, 2, 3, 3, 3]  # token 1 is impossible
     torch.testing.assert_close(logps.exp(), torch.tensor([0.1, 0.1, 0.6, 0.6, 0.3, 0.3, 0.3]))
+    first = torch.tensor([[0.0, 1.0]]).log()  # impossible tokens stay so for a uniform number of 0
+    assert draw(first, torch.zeros(1, dtype=torch.float64), Sampling())[0].item() == 1
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.6, 2.5])

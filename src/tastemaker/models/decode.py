@@ -15,7 +15,7 @@ model holds at that moment (no prefix cache to go stale).
 from __future__ import annotations
 
 import inspect
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol, cast
 
@@ -24,7 +24,6 @@ from torch import Tensor, nn
 
 from tastemaker.models.attention import IMPLEMENTATION
 from tastemaker.models.decode_state import DecodeState, Segment
-from tastemaker.types import TastemakerError
 
 PREFILL_TOKENS = 8192
 """Prompt tokens that go through the model in one forward."""
@@ -56,12 +55,8 @@ def open_decoder(
     """A decoder of R rows; row i continues `prompts[owners[i]]`.
 
     `prompts` are U int64 vectors of at least one token; `owners` ascends and names every prompt. Call it, and
-    the decoder, within `evaluating(model)`.
-
-    Raises:
-        TastemakerError: where the longest row would pass the positions the model was made for.
+    the decoder, within `evaluating(model)`; no row may pass `position_limit(model)`.
     """
-    check_length(model, max(len(prompt) for prompt in prompts), max_new_tokens)
     if getattr(_config(model), "_attn_implementation", None) == IMPLEMENTATION:
         return StreamDecoder(model, prompts, owners, max_new_tokens)
     return CacheDecoder(model, prompts, owners, cached=cache_is_sound(model))
@@ -85,39 +80,19 @@ def evaluating(model: nn.Module) -> Generator[None]:
             module.training = True
 
 
-def stop_ids(model: nn.Module, tokenizer: object | None = None) -> tuple[int, ...]:
-    """Ids that end a response: the tokenizer's eos and all of the generation config's (chat models end turns
-    with another token than documents).
+def position_limit(model: nn.Module) -> int | None:
+    """Tokens that a row may have: up to the model's last position, or to the length up to which its rotary
+    factors do not depend on the longest row of the batch (longrope, dynamic NTK: beyond it neither a cache nor
+    any batching gives the numbers that scoring gives). None where nothing is known to end.
     """
-    found: set[int] = set()
-    for source in (tokenizer, getattr(model, "generation_config", None)):
-        name = "eos_token_id"
-        ids = cast("int | Iterable[int] | None", getattr(source, name, None))
-        if ids is not None:
-            found.update([ids] if isinstance(ids, int) else ids)
-    return tuple(sorted(found))
-
-
-def check_length(model: nn.Module, prompt: int, max_new_tokens: int) -> None:
-    """Refuses rows that would pass the model's last position, or the length up to which its rotary factors do
-    not depend on the longest row of the batch (longrope, dynamic NTK: beyond it neither a cache nor any
-    batching gives the numbers that scoring gives).
-    """
-    config = _config(model)
-    limit = cast("int | None", getattr(config, "max_position_embeddings", None))
-    rope = cast("dict[str, Any]", getattr(config, "rope_parameters", None) or {})
+    config: Any = _config(model)
+    limits = [int(getattr(config, "max_position_embeddings", None) or 0)]
+    rope: Any = getattr(config, "rope_parameters", None) or {}
     for part in [rope, *(value for value in rope.values() if isinstance(value, dict))]:
         if part.get("rope_type") in ("longrope", "dynamic"):
-            original = part.get("original_max_position_embeddings") or getattr(
-                config, "original_max_position_embeddings", None
-            )
-            limit = min(int(original), limit or int(original)) if original else limit
-    if limit is not None and limit > 0 and prompt + max_new_tokens > limit:
-        raise TastemakerError(
-            f"a prompt of {prompt} tokens and max_new_tokens={max_new_tokens} make {prompt + max_new_tokens} "
-            f"positions, but this model ({type(model).__name__}) is good for {limit}; lower max_new_tokens or "
-            "shorten the prompts (max_length)"
-        )
+            own = getattr(config, "original_max_position_embeddings", None)
+            limits.append(int(part.get("original_max_position_embeddings") or own or 0))
+    return min((limit for limit in limits if limit > 0), default=None)
 
 
 def cache_bytes_per_token(model: nn.Module) -> int:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
 
-from tastemaker.models.decode import Decoder, cache_bytes_per_token, evaluating, open_decoder, stop_ids
+from tastemaker.models.decode import Decoder, cache_bytes_per_token, evaluating, open_decoder, position_limit
+from tastemaker.models.export import stop_tokens
 from tastemaker.rollout.sampling import check_sampling, draw, require_full_distribution, uniforms
 from tastemaker.types import Bundles, Role, Sampling, TastemakerError, Tree
 
@@ -41,6 +42,8 @@ class _Pass:
     """[R] `Tree.row` of each row."""
     members: Tensor
     """[R] k of each row."""
+    room: Tensor
+    """[R] tokens each row may write."""
     seed: int
 
     def uniforms(self, live: Tensor, start: int, delay: Tensor | None) -> Tensor:
@@ -60,8 +63,9 @@ class _Response:
 class LocalGenerator:
     """`types.Generator` over the weights of one role as they are at the moment of the call.
 
-    A response holds every token the model wrote, its end token included when it wrote one (`ended`); no token
-    is added, masked or renamed. In particular pad and BOS may be drawn: forbidding them would change the
+    A response holds every token the model wrote, its end token included when it wrote one (`ended`); it is cut
+    (not `ended`) at `max_new_tokens`, or where the model's positions end. No token is added, masked or renamed.
+    In particular pad and BOS may be drawn: forbidding them would change the
     distribution, and then `sampled_logps` would differ from what scoring the same tokens gives.
 
     `sampled_logps[n]` is log softmax(logits / temperature) of the token drawn, over the whole vocabulary,
@@ -101,8 +105,8 @@ class LocalGenerator:
         Trees keep their order, prompt, `row` and tree columns. Adds the token column `sampled_logps` [N].
 
         Raises:
-            TastemakerError: settings without meaning; top_k or top_p where `allow_truncation` is False; rows
-                longer than the model is good for; several trees without a `row`; logits that are not finite.
+            TastemakerError: settings without meaning; top_k or top_p where `allow_truncation` is False; a
+                prompt that leaves no room to write; several trees without a `row`; logits that are not finite.
             ValueError: trees that have responses already.
         """
         check_sampling(sampling)
@@ -112,15 +116,19 @@ class LocalGenerator:
         model, scope = self._models.generation_model(self._role)
         found: dict[int, _Response] = {}
         with scope, evaluating(model):
-            stop = stop_ids(model, self._tokenizer)
-            for part in self._passes(model, prompts, sampling, seed):
-                decoder = open_decoder(model, part.prompts, part.owners, sampling.max_new_tokens)
-                responses = _decode(decoder, part, sampling, stop)
+            stop = stop_tokens(model, cast(Any, self._tokenizer))
+            room = _room(prompts, sampling, position_limit(model))
+            for held in self._passes(model, prompts, sampling):
+                part = _pass(prompts, held, sampling.n, room, seed)
+                decoder = open_decoder(model, part.prompts, part.owners, int(part.room.max()))
+                responses = _decode(decoder, part, stop, sampling)
                 found.update(zip(part.places, responses, strict=True))
         return _assemble(prompts, [found[i] for i in range(len(found))], sampling.n)
 
-    def _passes(self, model: nn.Module, prompts: Bundles, sampling: Sampling, seed: int) -> Iterator[_Pass]:
-        """Rows in order of prompt length, cut where their keys, values and logits would pass the limit."""
+    def _passes(
+        self, model: nn.Module, prompts: Bundles, sampling: Sampling
+    ) -> Iterator[list[tuple[int, int]]]:
+        """Rows (tree, k) by prompt length, cut where their keys, values and logits would pass the limit."""
         per_token = cache_bytes_per_token(model)
         per_row = sampling.max_new_tokens * per_token + _logits_bytes(model)
         order = sorted(range(len(prompts)), key=lambda i: len(prompts.trees[i].prompt))
@@ -131,13 +139,13 @@ class LocalGenerator:
                 new = not held or held[-1][0] != i
                 cost = per_row + (len(prompts.trees[i].prompt) * per_token if new else 0)
                 if held and size + cost > self._cache_bytes:
-                    yield _pass(prompts, held, sampling.n, seed)
+                    yield held
                     held, size = [], 0
                     cost = per_row + len(prompts.trees[i].prompt) * per_token
                 held.append((i, k))
                 size += cost
         if held:
-            yield _pass(prompts, held, sampling.n, seed)
+            yield held
 
 
 def _check_prompts(prompts: Bundles) -> None:
@@ -150,12 +158,24 @@ def _check_prompts(prompts: Bundles) -> None:
         )
 
 
+def _room(prompts: Bundles, sampling: Sampling, limit: int | None) -> list[int]:
+    """Tokens that may follow each prompt."""
+    room = [min(sampling.max_new_tokens, (limit or 2**62) - len(tree.prompt)) for tree in prompts.trees]
+    for tree, tokens in zip(prompts.trees, room, strict=True):
+        if tokens < 1:
+            raise TastemakerError(
+                f"row {tree.row}: a prompt of {len(tree.prompt)} tokens leaves no room for a response, because "
+                f"this model is good for {limit} tokens; shorten the prompts (max_length)"
+            )
+    return room
+
+
 def _logits_bytes(model: nn.Module) -> int:
     """Of one row while a token is drawn: logits, log-probabilities, probabilities and their float64 sum."""
     return 24 * int(getattr(getattr(model, "config", None), "vocab_size", 0) or 0)
 
 
-def _pass(prompts: Bundles, held: Sequence[tuple[int, int]], n: int, seed: int) -> _Pass:
+def _pass(prompts: Bundles, held: Sequence[tuple[int, int]], n: int, room: Sequence[int], seed: int) -> _Pass:
     trees = list(dict.fromkeys(i for i, _ in held))
     owner = {i: at for at, i in enumerate(trees)}
     return _Pass(
@@ -164,6 +184,7 @@ def _pass(prompts: Bundles, held: Sequence[tuple[int, int]], n: int, seed: int) 
         places=[i * n + k for i, k in held],
         rows=torch.tensor([prompts.trees[i].row for i, _ in held]),
         members=torch.tensor([k for _, k in held]),
+        room=torch.tensor([room[i] for i, _ in held]),
         seed=seed,
     )
 
@@ -192,31 +213,35 @@ class _Record:
         self._start += len(self._tokens)
         self._tokens, self._logps = [], []
 
-    def responses(self, most: int, stop: Sequence[int], dtype: torch.dtype) -> list[_Response]:
-        """Each row up to its first end token, or `most` tokens."""
-        written = torch.zeros(2, self._rows, min(most, self._start), dtype=torch.float64)
+    def responses(self, room: Tensor, stop: Sequence[int], dtype: torch.dtype) -> list[_Response]:
+        """Each row up to its first end token, or as much as it had room for."""
+        width = min(int(room.max()), self._start)
+        written = torch.zeros(2, self._rows, width, dtype=torch.float64)
         for live, positions, both in self._blocks:
-            inside = (positions >= 0) & (positions < most)
+            inside = (positions >= 0) & (positions < width)
             written[:, live.expand_as(positions)[inside], positions[inside]] = both[:, inside]
         tokens, logps = written[0].long(), written[1].to(dtype)
-        stops = torch.isin(tokens, torch.tensor(stop, dtype=torch.int64))
-        ended = stops.any(dim=1).tolist()
-        first = stops.int().argmax(dim=1).tolist()
-        lengths = [first[i] + 1 if ended[i] else min(most, self._start) for i in range(self._rows)]
+        behind = torch.arange(width) >= room[:, None]
+        stops = torch.isin(tokens, torch.tensor(stop, dtype=torch.int64)) & ~behind
+        ended = stops.any(dim=1)
+        lengths = torch.where(ended, stops.int().argmax(dim=1) + 1, room).tolist()
         return [
-            _Response(tokens[i, :length].clone(), logps[i, :length].clone(), ended[i])
-            for i, length in enumerate(lengths)
+            _Response(tokens[i, :length].clone(), logps[i, :length].clone(), over)
+            for i, (length, over) in enumerate(zip(lengths, ended.tolist(), strict=True))
         ]
 
 
-def _decode(decoder: Decoder, part: _Pass, sampling: Sampling, stop: Sequence[int]) -> list[_Response]:
+def _decode(decoder: Decoder, part: _Pass, stop: Sequence[int], sampling: Sampling) -> list[_Response]:
     """Steps until every row has ended or is full, dropping finished rows on the way."""
     logits = decoder.start()
-    device, most = logits.device, sampling.max_new_tokens
+    device = logits.device
     stops = torch.zeros(logits.shape[1], dtype=torch.bool)
-    stops[[i for i in stop if i < logits.shape[1]]] = True
+    stops[torch.tensor([i for i in stop if i < len(stops)], dtype=torch.int64)] = True
     stops = stops.to(device)
     live = torch.arange(len(part.owners))
+    room = part.room.to(device)
+    # finished rows wait until dropping them pays, but none may step past the model's last position
+    shrink_at = 1.0 if bool((part.room < part.room.max()).any()) else SHRINK_AT
     done = torch.zeros(len(live), dtype=torch.bool, device=device)
     record = _Record(len(live))
     ahead, step = torch.empty(0), 0
@@ -226,29 +251,29 @@ def _decode(decoder: Decoder, part: _Pass, sampling: Sampling, stop: Sequence[in
             ahead = part.uniforms(live, step, decoder.delay).to(device)
         tokens, logps = draw(logits, ahead[:, at], sampling)
         record.add(tokens, logps)
-        done |= _finished(decoder.delay, tokens, stops, step, most)
+        done |= _finished(decoder.delay, room, tokens, stops, step)
         growing = len(done) - int(done.sum())
-        if growing == 0 or (decoder.delay is None and step + 1 == most):
+        if growing == 0:
             break
-        if growing <= SHRINK_AT * len(done):
+        if growing < len(done) and growing <= shrink_at * len(done):
             record.close(live, decoder.delay)
             rows = (~done).nonzero().squeeze(1)
             decoder.keep(rows)
-            live, done, ahead, tokens = live[rows.cpu()], done[rows], ahead[rows], tokens[rows]
+            live, done, room = live[rows.cpu()], done[rows], room[rows]
+            ahead, tokens = ahead[rows], tokens[rows]
         logits = decoder.step(tokens)
         step += 1
     record.close(live, decoder.delay)
-    responses = record.responses(most, stop, logps.dtype)
+    responses = record.responses(part.room, stop, logps.dtype)
     _check_finite(responses, part)
     return responses
 
 
-def _finished(delay: Tensor | None, tokens: Tensor, stops: Tensor, step: int, most: int) -> Tensor:
-    """[R'] bool: rows that this step's token ends."""
-    ended = stops[tokens]
+def _finished(delay: Tensor | None, room: Tensor, tokens: Tensor, stops: Tensor, step: int) -> Tensor:
+    """[R'] bool: rows that this step's token ends or fills."""
     if delay is None:
-        return ended
-    return (ended & (delay <= step)) | (delay <= step + 1 - most)
+        return stops[tokens] | (room <= step + 1)
+    return (stops[tokens] & (delay <= step)) | (room + delay <= step + 1)
 
 
 def _check_finite(responses: Sequence[_Response], part: _Pass) -> None:
