@@ -14,7 +14,13 @@ def test_all_that_is_wrong_is_said_at_once():
     with pytest.raises(TastemakerError) as caught:
         settings_from(
             TrainSettings,
-            {"max_steps": "many", "adam_beta1": 2, "max_stepps": 3, "seed": True, "num_train_epochs": float("nan")},
+            {
+                "max_steps": "many",
+                "adam_beta1": 2,
+                "max_stepps": 3,
+                "seed": True,
+                "num_train_epochs": float("nan"),
+            },
             origin="recipe.yaml",
             where={"max_stepps": "line 7"},
         )

@@ -86,6 +86,7 @@ class Absent:
 _FALSE = (False, "false", "no", "none", None, "0", 0, "")
 _TRUE = (True, "true", "yes", "1", 1)
 _LAUNCH = "start the command with torchrun or accelerate launch; there is nothing to configure"
+_HELD_OUT = "give eval_data: it is evaluated after training"
 _VLLM = "responses are generated in this process"
 _QUANTISED = "weights are kept in float32 or bfloat16 (dtype); use_peft saves memory"
 _TRACKER = "metrics.jsonl in the run folder holds every number"
@@ -101,7 +102,6 @@ ABSENT: Mapping[str, Absent] = {
     ),
     "load_in_8bit": Absent(_QUANTISED, _FALSE),
     "load_in_4bit": Absent(_QUANTISED, _FALSE),
-    "bnb_4bit_quant_type": Absent(_QUANTISED),
     "attn_implementation": Absent("the attention is chosen by a check at load; see attention"),
     "model_revision": Absent("download that revision and give its folder as model", ("main",)),
     "model_init_kwargs": Absent("load the model yourself and give the folder, or the object from Python"),
@@ -110,7 +110,6 @@ ABSENT: Mapping[str, Absent] = {
     "dataset_config": Absent("save the configuration you want as a file and give it as data", _FALSE),
     "dataset_streaming": Absent("the data are read whole, so that they can be checked and hashed", _FALSE),
     "dataset_num_proc": Absent("", (ANY,)),
-    "dataloader_num_workers": Absent("", (ANY,)),
     "per_device_eval_batch_size": Absent(_BUDGET, (ANY,)),
     "local_rollout_forward_batch_size": Absent(_BUDGET, (ANY,)),
     "precompute_ref_batch_size": Absent(_BUDGET, (ANY,)),
@@ -130,16 +129,21 @@ ABSENT: Mapping[str, Absent] = {
     "save_strategy": Absent("save_steps decides; checkpoints are what makes a killed run resume", ("steps",)),
     "save_only_model": Absent("without the optimiser's state a run cannot resume exactly", _FALSE),
     "push_to_hub": Absent(_HUB, _FALSE),
-    "hub_model_id": Absent(_HUB),
     "do_train": Absent("training is what the command does", _TRUE),
-    "do_eval": Absent("give eval_data", _FALSE),
+    "do_eval": Absent(_HELD_OUT, _FALSE),
+    "eval_strategy": Absent(_HELD_OUT, _FALSE),
+    "evaluation_strategy": Absent(_HELD_OUT, _FALSE),
+    "eval_steps": Absent(_HELD_OUT, _FALSE),
+    "load_best_model_at_end": Absent("a run ends with its last step; compare runs with each other", _FALSE),
+    "group_by_length": Absent("microbatches are a budget of tokens; grouping would change the order", _FALSE),
+    "use_cpu": Absent("give device=cpu", _FALSE),
+    "no_cuda": Absent("give device=cpu", _FALSE),
+    "local_rank": Absent("", (ANY,)),
     "deepspeed": Absent(_LAUNCH),
     "fsdp": Absent(_LAUNCH, _FALSE),
     "accelerate_config": Absent(_LAUNCH),
     "num_processes": Absent(_LAUNCH, (1, "1")),
-    "ddp_find_unused_parameters": Absent("", (ANY,)),
     "use_vllm": Absent(_VLLM, _FALSE),
-    "vllm_mode": Absent(_VLLM),
     "sync_ref_model": Absent("the reference stays what it was at step 0", _FALSE),
     "reference_free": Absent("without a reference it is another method than DPO", _FALSE),
     "rpo_alpha": Absent("only the preference loss is trained; run sft first", _FALSE),
@@ -158,6 +162,16 @@ ABSENT: Mapping[str, Absent] = {
     "loss_type": Absent("there is one loss", ("sigmoid", ["sigmoid"], ("sigmoid",), "nll")),
 }
 """TRL name -> why there is none here. A method that has a field of that name overrules this table."""
+
+ABSENT_FAMILIES: Mapping[str, Absent] = {
+    "vllm_": Absent(_VLLM),
+    "hub_": Absent(_HUB),
+    "fsdp_": Absent(_LAUNCH),
+    "ddp_": Absent("", (ANY,)),
+    "dataloader_": Absent("", (ANY,)),
+    "bnb_4bit_": Absent(_QUANTISED),
+}
+"""As `ABSENT`, for names that begin so."""
 
 
 @dataclass(frozen=True)
@@ -184,7 +198,7 @@ def canonical(key: str, value: object, known: Collection[str]) -> Named:
             return Named(alias.name, alias.value(value) if alias.value else value)
         except ValueError as error:
             return Named(None, problem=f"{key} = {value}: {error}")
-    absent = ABSENT.get(name)
+    absent = ABSENT.get(name) or next((a for p, a in ABSENT_FAMILIES.items() if name.startswith(p)), None)
     if absent is not None:
         if absent.harmless == (ANY,) or any(_same(value, harmless) for harmless in absent.harmless):
             return Named(None)

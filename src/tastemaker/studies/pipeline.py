@@ -1,0 +1,163 @@
+"""Runs a recipe's stages in order. A stage whose inputs are unchanged is reused.
+
+A stage's inputs are its method and settings, the weights it starts from, and its data: by content, not by
+name. `pipeline.json` in the recipe's folder says which run belongs to which inputs. A stage whose inputs
+have changed gets a new folder (`dpo`, then `dpo-2`, ...), so that no result is ever overwritten, and
+going back to earlier settings finds the earlier result.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import logging
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tastemaker.config import dump
+from tastemaker.runs import (
+    Run,
+    RunLock,
+    differences,
+    plain,
+    run_folder,
+    sha256_file,
+    sha256_folder,
+)
+from tastemaker.runs.files import write_atomic
+from tastemaker.runs.lines import read_object
+from tastemaker.studies.recipe import Recipe, Stage
+from tastemaker.studies.rehearsal import starting_model
+from tastemaker.train import Progress, train
+from tastemaker.train.run import WITHOUT_EFFECT
+
+log = logging.getLogger(__name__)
+
+LEDGER = "pipeline.json"
+
+Train = Callable[..., Run]
+Bar = Callable[[str], AbstractContextManager[Progress | None]]
+"""Stage -> a context that gives what `train` calls after every step."""
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """What came of a stage."""
+
+    stage: Stage
+    run: Run
+    reused: bool
+
+
+def _silent(stage: str) -> AbstractContextManager[None]:
+    return nullcontext()
+
+
+def run_pipeline(recipe: Recipe, *, progress: Bar = _silent, train: Train = train) -> list[StageResult]:
+    """Runs what is not done yet and returns every stage's run, in order.
+
+    An interrupted pipeline goes on where it stopped, inside a stage from that stage's checkpoint. Raises
+    `TastemakerError` as `train` does; stages that are finished by then stay finished.
+    """
+    done: dict[str, StageResult] = {}
+    with RunLock(recipe.out):
+        for stage in recipe.stages:
+            done[stage.name] = _run_stage(recipe.out, stage, done, progress, train)
+    return list(done.values())
+
+
+def _run_stage(
+    out: Path, stage: Stage, done: Mapping[str, StageResult], progress: Bar, train: Train
+) -> StageResult:
+    inputs = _fingerprint(stage, done)
+    ledger = _read(out)
+    name = _folder_for(inputs, ledger)
+    folder = run_folder(out, name)
+    finished = _finished(folder) if name in ledger else None
+    if finished is not None:
+        log.info("%s: reused %s, its inputs are unchanged", stage.name, folder)
+        return StageResult(stage, finished, reused=True)
+    for change in _changes(inputs, ledger):
+        log.info("%s: changed: %s", stage.name, change)
+    others = {other: entry for other, entry in ledger.items() if other != name}
+    _write(out, {**others, name: inputs})
+    log.info("%s: training in %s", stage.name, folder)
+    arguments: dict[str, Any] = dict(stage.inputs)
+    settings = stage.settings
+    for key, parent in stage.parents.items():
+        if key == "ref_model":
+            settings = dataclasses.replace(settings, ref_model=str(done[parent].run.folder))
+        else:
+            arguments[key] = done[parent].run
+    if "model" not in stage.parents:
+        arguments["model"] = starting_model(
+            stage.inputs["model"], stage.inputs["data"], stage.method.consumes, settings.seed
+        )
+    with progress(stage.name) as report:
+        run = train(stage.method, **arguments, out=folder, settings=settings, progress=report)
+    return StageResult(stage, run, reused=False)
+
+
+def _fingerprint(stage: Stage, done: Mapping[str, StageResult]) -> dict[str, Any]:
+    """Everything the result depends on, as plain values."""
+    settings = {k: v for k, v in dump(stage.settings).items() if k not in WITHOUT_EFFECT}
+    links = {**stage.inputs, "ref_model": settings.pop("ref_model")}
+    contents: dict[str, str] = {}
+    for key, value in links.items():
+        if key in stage.parents:
+            contents[key] = f"weights {done[stage.parents[key]].run.weights_hash}"
+        elif value is not None:
+            contents[key] = _content(value)
+    return {
+        "stage": stage.name,
+        "method": stage.method.name,
+        "settings": dump(stage.method) | settings,
+        "inputs": contents,
+    }
+
+
+def _content(value: str) -> str:
+    """What a name stands for: a run by its weights, files by their content, a name on the hub by itself."""
+    path = Path(value)
+    if Run.is_run(path):
+        return f"weights {Run.open(path).weights_hash}"
+    if path.is_dir():
+        return f"folder {sha256_folder(path)}"
+    return f"file {sha256_file(path)}" if path.is_file() else value
+
+
+def _folder_for(inputs: Mapping[str, Any], ledger: Mapping[str, Any]) -> str:
+    """The folder that belongs to these inputs, or the next free name."""
+    for name, entry in ledger.items():
+        if not differences(entry, inputs):
+            return name
+    stage = str(inputs["stage"])
+    numbered = (stage if number == 1 else f"{stage}-{number}" for number in itertools.count(1))
+    return next(name for name in numbered if name not in ledger)
+
+
+def _finished(folder: Path) -> Run | None:
+    """The run in `folder` where it came to a result."""
+    if not Run.is_run(folder):
+        return None
+    run = Run.open(folder)
+    return run if run.status in ("finished", "stopped") and run.model_dir.is_dir() else None
+
+
+def _changes(inputs: Mapping[str, Any], ledger: Mapping[str, Any]) -> list[str]:
+    """What is different from the stage's latest run."""
+    before = [entry for entry in ledger.values() if entry["stage"] == inputs["stage"]]
+    return [str(change) for change in differences(before[-1], inputs)] if before else []
+
+
+def _read(out: Path) -> dict[str, Any]:
+    path = out / LEDGER
+    return dict(read_object(path)) if path.exists() else {}
+
+
+def _write(out: Path, ledger: Mapping[str, Any]) -> None:
+    write_atomic(out / LEDGER, json.dumps(plain(ledger), indent=1).encode() + b"\n")
