@@ -1,1 +1,8 @@
-"""."""
+"""Rewards: what scores responses."""
+
+from tastemaker.rewards.function import FunctionReward
+from tastemaker.rewards.learned import LearnedReward
+from tastemaker.rewards.results import Normalisation
+from tastemaker.rewards.text import TextReward
+
+__all__ = ["FunctionReward", "LearnedReward", "Normalisation", "TextReward"]

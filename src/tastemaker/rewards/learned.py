@@ -1,0 +1,43 @@
+"""A reward model that reads the policy's own tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tastemaker.rewards.results import Normalisation, rewarded
+from tastemaker.types import Bundles, Models, Record, Rewarded, Role
+
+
+class LearnedReward:
+    """`types.Reward` from one of the run's models.
+
+    Scores token ids as they are, so the model must share the policy's tokenizer; for one that does not, see
+    `TextReward`. Parts: `raw`, what the model said. Total: the same after `normalisation`, applied here and
+    only here.
+    """
+
+    def __init__(
+        self,
+        models: Models,
+        role: Role = "reward",
+        *,
+        normalisation: Normalisation | None = None,
+        name: str = "reward_model",
+    ):
+        """`normalisation`: what was kept with the model (`Normalisation.load(folder)`); None: raw rewards."""
+        self.name = name
+        self._models = models
+        self._role: Role = role
+        self._normalisation = normalisation or Normalisation()
+
+    def __call__(self, batch: Bundles, records: Sequence[Record]) -> Rewarded:
+        """Scores [R].
+
+        Raises:
+            TastemakerError: a reward that is not finite, naming its row.
+        """
+        scores = self._models.score(self._role, batch).rewards
+        if scores is None:
+            raise ValueError(f"role {self._role!r} gives no rewards")
+        raw = rewarded(scores, batch, f"{self.name} (role {self._role!r})").total
+        return Rewarded(total=self._normalisation(raw), parts={"raw": raw})
