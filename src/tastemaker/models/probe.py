@@ -9,9 +9,10 @@ of its dtype. Whatever raises, differs or cannot be checked is fed as rows.
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, Literal, cast
@@ -35,66 +36,34 @@ from tastemaker.models.backbone import (
 )
 from tastemaker.models.decode import evaluating
 from tastemaker.models.layout import Stream, TreeLayout, restoring, rows, stream
-from tastemaker.models.shrink import SMALL, WINDOWS, rope_parts, specimen
+from tastemaker.models.shrink import SMALL, WINDOWS, rope_kind, rope_parts, specimen
 from tastemaker.types import Bundles, Tree
 
 TESTED = frozenset(
-    [
-        "apertus",
-        "biogpt",
-        "bitnet",
-        "cohere",
-        "cohere2",
-        "deepseek_v3",
-        "diffllama",
-        "ernie4_5",
-        "exaone4",
-        "gemma2",
-        "gemma3_text",
-        "gemma3n_text",
-        "gemma4_text",
-        "glm4",
-        "gpt2",
-        "gpt_bigcode",
-        "gpt_neox",
-        "gpt_oss",
-        "granite",
-        "granite_swa",
-        "hunyuan_v1_dense",
-        "jetmoe",
-        "llama",
-        "ministral",
-        "mistral",
-        "mixtral",
-        "modernbert-decoder",
-        "nanochat",
-        "olmo2",
-        "olmo3",
-        "olmoe",
-        "opt",
-        "persimmon",
-        "phi",
-        "phi3",
-        "qwen2",
-        "qwen3",
-        "qwen3_moe",
-        "smollm3",
-        "starcoder2",
-    ]
+    """
+    afmoe apertus arcee biogpt bitnet cohere cohere2 cwm deepseek_v3 diffllama ernie4_5 ernie4_5_moe exaone4
+    exaone_moe flex_olmo gemma gemma2 gemma3_text gemma3n_text gemma4_text glm glm4 glm4_moe glm4_moe_lite gpt2
+    gpt_bigcode gpt_neox gpt_oss granite granite_swa granitemoe granitemoeshared helium hunyuan_v1_dense
+    hyperclovax jetmoe llama mimo_v2_flash minicpm3 minimax_m2 ministral mistral mixtral modernbert-decoder
+    nanochat olmo olmo2 olmo3 olmoe opt persimmon phi phi3 qwen2 qwen2_moe qwen3 qwen3_moe seed_oss smollm3
+    solar_open starcoder2 vaultgemma youtu
+    """.split()  # noqa: SIM905 - a list of one word a line would fill the page
 )
-"""Families whose stream was compared with float64 rows. Outside it a word is logged: no short probe can see a
-threshold that no config entry names.
+"""Families whose stream was compared with float64 rows, gradients too, and whose code has no rule beyond those
+the config names. Outside it a word is logged: no short probe can see an unnamed threshold.
 """
 
-EXACT = 5e-4
-"""Largest difference of log-probs in float32, in nats, that is still rounding; a mix-up costs 0.1 and more."""
+EXACT = 1e-3
+"""Largest difference of log-probs in float32 that is still rounding, in units of what another prompt changes; a
+mix-up costs a third of that unit and more."""
 LEAK = 1e-5
-"""How far a log-prob may move when only siblings and neighbours change: rounding of fused experts at most."""
-POWER = 0.05
-"""By how much log-probs must move, in nats, when a prompt changes, for the comparison to mean anything."""
+"""How far a log-prob may move when only siblings and neighbours change, in the same unit."""
 ROUNDING = {torch.float64: 1e-3, torch.float32: 5e-3}
 """Mean difference of log-probs in the model's own dtype that is still rounding, in nats; `COARSE` elsewhere."""
 COARSE = 0.15
+
+Lay = Callable[[Bundles, torch.device, Sequence[int]], Stream]
+"""`layout.stream` or `layout.rows`."""
 
 log = logging.getLogger(__name__)
 
@@ -146,19 +115,14 @@ def probe(model: nn.Module) -> ProbeResult:
     """
     base = base_of(model)
     config: PretrainedConfig = base.config
-    small = sum(p.numel() for p in base.parameters()) <= SMALL
     before = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()  # families without the interface announce it at every attempt
     try:
         with evaluating(base):
-            result = _of_family(type(base), config.to_json_string(), small)
-            if result is None:
-                result = _Trial(base, exact=False).result()
-            result = _confirmed(base, result)
+            result = _of_family(_Family.of(base))
+            result = _Trial(base, exact=False).result() if result is None else _confirmed(base, result)
     finally:
         transformers_logging.set_verbosity(before)
-    if result.grouping.limit:
-        result = replace(result, grouping=_rope_grouping(config))  # the specimen's limit was shrunk, too
     result = replace(result, tested=config.get_text_config().model_type in TESTED)
     if result.layout == "stream" and not result.tested:
         log.warning(
@@ -169,17 +133,49 @@ def probe(model: nn.Module) -> ProbeResult:
     return result
 
 
+@dataclass(frozen=True)
+class _Family:
+    """What a specimen is made from; families are told apart by class and settings."""
+
+    kind: type[PreTrainedModel]
+    settings: str
+    small: bool
+    config: PretrainedConfig = field(compare=False)
+
+    @staticmethod
+    def of(model: PreTrainedModel) -> _Family:
+        small = sum(p.numel() for p in model.parameters()) <= SMALL
+        config = copy.deepcopy(model.config)
+        return _Family(type(model), json.dumps(config.to_dict(), sort_keys=True, default=str), small, config)
+
+
 @lru_cache(maxsize=64)
-def _of_family(kind: type[PreTrainedModel], config: str, small: bool) -> ProbeResult | None:
+def _of_family(family: _Family) -> ProbeResult | None:
     """What a specimen of the family says; None where none can be made."""
     try:
-        made = cast(Any, kind.config_class).from_dict(json.loads(config))
-        tried = specimen(kind, made, sizes=not small)
+        tried = specimen(family.kind, family.config, sizes=not family.small)
         return _Trial(tried, exact=True).result()
     except Exception as error:
         # sizes tied in ways unknown here, or any other fault of a family's own code: the model itself is tried
-        log.info("no small specimen of %s could be tried (%s)", kind.__name__, error)
+        log.info("no small specimen of %s could be tried (%s)", family.kind.__name__, error)
         return None
+
+
+def _logps(model: PreTrainedModel, batch: Bundles, lay: Lay, head: HeadRule, grouping: Grouping) -> Tensor:
+    """[N] log-probs by one way, in whatever attention the model has now."""
+    device = next(model.parameters()).device
+    groups = grouping.groups(batch)
+    parts: list[Tensor] = []
+    for group in groups:
+        laid = lay(batch, device, group)
+        forget_rope(model)
+        if head.mode == "whole":
+            parts.append(dense_logps(whole_logits(model, laid), laid.targets)[0])
+        else:
+            hidden = hidden_states(model, laid)[laid.source]
+            parts.append(head_logps(model, head, hidden, laid.targets)[0])
+    order, _ = restoring(groups, batch.lengths.tolist())
+    return torch.cat(parts)[order.to(device)]
 
 
 class _Witness(TreeLayout):
@@ -211,22 +207,13 @@ class _Trial:
         whole = HeadRule("whole")
         with attention_of(model):
             self.truth = self.logps(self.batch, rows, whole, Grouping("alone"))
-            noise = 0.0 if exact else self.apart(self.logps(self.batch, rows, whole, self.rope))
-        self.tolerance = EXACT + 4 * noise  # what rounding alone does to the same rows in another batch
+            # what rounding alone does to the same rows in another batch
+            self.noise = 0.0 if exact else self.apart(self.logps(self.batch, rows, whole, self.rope))
+            self.power = self._power()
+        self.tolerance = EXACT * self.power + 4 * self.noise
 
-    def logps(self, batch: Bundles, lay: Any, head: HeadRule, grouping: Grouping) -> Tensor:
-        """[N] log-probs by one way, in whatever attention the model has now."""
-        groups = grouping.groups(batch)
-        parts = [self.score(lay(batch, self.device, group), head) for group in groups]
-        order, _ = restoring(groups, batch.lengths.tolist())
-        return torch.cat(parts)[order.to(self.device)]
-
-    def score(self, laid: Stream, head: HeadRule) -> Tensor:
-        forget_rope(self.model)
-        if head.mode == "whole":
-            return dense_logps(whole_logits(self.model, laid), laid.targets)[0]
-        hidden = hidden_states(self.model, laid)[laid.source]
-        return head_logps(self.model, head, hidden, laid.targets)[0]
+    def logps(self, batch: Bundles, lay: Lay, head: HeadRule, grouping: Grouping) -> Tensor:
+        return _logps(self.model, batch, lay, head, grouping)
 
     def apart(self, logps: Tensor) -> float:
         return float((logps - self.truth).abs().max())
@@ -260,8 +247,8 @@ class _Trial:
         """Why the stream would be wrong, or None."""
         if not torch.isfinite(self.truth).all():
             return "its log-probs are not finite, so nothing could be compared"
-        if self.power() < max(POWER, 20 * self.tolerance):
-            return "its log-probs hardly depend on the prompt, so a mix-up could not be seen"
+        if self.power < 80 * self.noise:
+            return "its log-probs hardly depend on the prompt, so that a mix-up could not be seen"
         seen: list[_Witness] = []
 
         def watched(batch: Bundles, device: torch.device, only: Sequence[int]) -> Stream:
@@ -280,15 +267,14 @@ class _Trial:
             return "its attention does not go through transformers' interface"
         if not self.apart(logps) <= self.tolerance:
             return f"its log-probs as a stream are off by {self.apart(logps):.2g} nats"
-        if not leak <= max(LEAK, self.tolerance - EXACT):
+        if not leak <= LEAK * self.power + 4 * self.noise:
             return f"other responses leak into a response's log-probs ({leak:.2g} nats)"
         return _unseen_window(self.model.config, set().union(*(w.windows for w in seen)))
 
-    def power(self) -> float:
-        """By how much log-probs move with another prompt: what a mix-up would at least cost."""
-        others = [replace(t, prompt=t.prompt.flip(0)) for t in self.batch.trees]
-        with attention_of(self.model):
-            moved = self.logps(Bundles(tuple(others)), rows, HeadRule("whole"), Grouping("alone"))
+    def _power(self) -> float:
+        """By how much log-probs move with another prompt."""
+        others = Bundles(tuple(replace(t, prompt=t.prompt.flip(0)) for t in self.batch.trees))
+        moved = self.logps(others, rows, HeadRule("whole"), Grouping("alone"))
         return float((moved - self.truth).abs().mean())
 
     def leak(self, head: HeadRule) -> float:
@@ -320,36 +306,38 @@ def _trial_batch(model: PreTrainedModel) -> Bundles:
 
 def _confirmed(model: PreTrainedModel, result: ProbeResult) -> ProbeResult:
     """`result`, or what is left of it once the model itself, weights, dtype and adapters, was tried."""
-    trial = _Trial(model, exact=False)
-    dtype = next(model.parameters()).dtype
-    tolerance = ROUNDING.get(dtype, COARSE) + 4 * (trial.tolerance - EXACT)
+    if result.grouping.limit:
+        result = replace(result, grouping=_rope_grouping(model.config))  # the specimen's limit was shrunk, too
+    batch = _trial_batch(model)
+    whole = HeadRule("whole")
+    with attention_of(model):
+        truth = _logps(model, batch, rows, whole, result.grouping)
+    tolerance = ROUNDING.get(next(model.parameters()).dtype, COARSE)
     as_rows = replace(result, layout="rows", reason=result.reason or "on the model itself its numbers are off")
     for candidate in (result, as_rows):
         streamed = candidate.layout == "stream"
         try:
             with attention_of(model, IMPLEMENTATION if streamed else None):
-                grouping = _rope_grouping(model.config) if candidate.grouping.limit else candidate.grouping
-                logps = trial.logps(trial.batch, stream if streamed else rows, candidate.head, grouping)
+                lay = stream if streamed else rows
+                logps = _logps(model, batch, lay, candidate.head, candidate.grouping)
         except Exception as error:
             # as in the trial of the specimen: whatever is raised, this way is not open
             log.info("%s failed its own trial as %s: %s", type(model).__name__, candidate.layout, error)
             continue
-        if float((logps - trial.truth).abs().mean()) <= tolerance:
+        if float((logps - truth).abs().mean()) <= tolerance:
             return candidate
-    return replace(as_rows, head=HeadRule("whole"))
+    return replace(as_rows, head=whole)
 
 
 def _rope_grouping(config: Any) -> Grouping:
     """What rotary factors that follow the longest row ask for."""
     part = config.get_text_config()
     for rope in rope_parts(part):
-        kind = str(rope.get("rope_type", rope.get("type", "")))
-        own = rope.get("original_max_position_embeddings") or getattr(
-            part, "original_max_position_embeddings", None
-        )
-        if kind == "longrope":
+        if rope_kind(rope) == "longrope":
+            own = rope.get("original_max_position_embeddings")
+            own = own or getattr(part, "original_max_position_embeddings", None)
             return Grouping("sides", int(own or part.max_position_embeddings))
-        if "dynamic" in kind:
+        if "dynamic" in rope_kind(rope):
             return Grouping("equal", int(part.max_position_embeddings))
     return Grouping()
 
@@ -357,15 +345,15 @@ def _rope_grouping(config: Any) -> Grouping:
 def _unseen_window(config: Any, seen: set[int]) -> str | None:
     """A window that the config names and the attention function never met, in words."""
     part = config.get_text_config()
-    kinds = getattr(part, "layer_types", None)
-    full = bool(kinds) and all(kind == "full_attention" for kind in kinds)
+    layers = list(part.per_layer_config) if getattr(part, "is_heterogeneous", False) else [part]
+    kinds = cast("list[str]", getattr(part, "layer_types", None) or [])
+    unused = set(kinds) == {"full_attention"} or getattr(part, "use_sliding_window", None) is False
     for name in WINDOWS:
-        value = getattr(part, name, None)
-        if not isinstance(value, int) or value <= 0:
-            continue
-        unused = full or getattr(part, "use_sliding_window", None) is False
         if unused and not name.startswith("index"):
             continue
-        if not seen & {value, value - 1, value // 2, value // 2 + 1}:
-            return f"its config names {name}={value}, which its attention does not pass on"
+        for value in {getattr(layer, name, None) for layer in layers}:
+            if not isinstance(value, int) or value <= 0:
+                continue
+            if not seen & {value, value - 1, value // 2, value // 2 + 1}:
+                return f"its config names {name}={value}, which its attention does not pass on"
     return None

@@ -24,6 +24,11 @@ WINDOW = 4
 ROPE_LIMIT = 9
 """What the original length becomes where rotary factors depend on it."""
 VOCABULARY = 64
+SHARED = 5
+"""Layers that borrow keys and values from earlier ones, at most."""
+TOKENS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+
+Settings = dict[str, Any]
 
 WINDOWS = (
     "sliding_window",
@@ -83,11 +88,23 @@ SIZES: Mapping[str, int] = {
     "moe_topk": 2,
     "n_group": 2,
     "topk_group": 1,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 2,
+    "linear_num_heads": 2,
+    "linear_head_dim": 16,
+    "linear_key_head_dim": 16,
+    "linear_value_head_dim": 16,
+    "mamba_d_ssm": 128,
+    "mamba_n_heads": 8,
+    "mamba_d_head": 16,
+    "mamba_d_state": 8,
+    "mamba_chunk_size": 8,
     "altup_num_inputs": 2,
     "laurel_rank": 8,
 }
 """Sizes of a specimen; entries a config lacks, or has smaller, stay as they are."""
 
+HEADS = ("num_attention_heads", "n_head", "n_heads", "num_heads", "attention_heads")
 KEY_HEADS = ("num_key_value_heads", "num_kv_heads", "n_head_kv", "multi_query_group_num")
 LAYER_COUNTS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 PATTERNS = (
@@ -109,110 +126,130 @@ def specimen(kind: type[PreTrainedModel], config: PretrainedConfig, *, sizes: bo
         Exception: whatever a family's own code raises over sizes it was not written for; ValueError where the
             result is still large.
     """
-    config = shrunken(config, sizes=sizes)
+    settings = shrunken(config.to_dict(), sizes=sizes)
+    small = type(config).from_dict(settings)
     if sizes:
         with torch.device("meta"):
-            count = sum(p.numel() for p in kind(copy.deepcopy(config)).parameters())
+            count = sum(p.numel() for p in kind(copy.deepcopy(small)).parameters())
         if count > LARGE:
             raise ValueError(f"the shrunken model still has {count} parameters")
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.manual_seed(0)
-        made = kind(config).float().eval().requires_grad_(False)
+        made = kind(small).float().eval().requires_grad_(False)
         _enlarge(made)
     return made
 
 
-def shrunken(config: PretrainedConfig, *, sizes: bool) -> PretrainedConfig:
-    """A copy of `config` with every window and rotary limit short and, if `sizes`, every size small; layers are
-    dropped as long as each kind of layer stays.
+def shrunken(config: Settings, *, sizes: bool) -> Settings:
+    """A config's settings with every window and rotary limit short and, if `sizes`, every size small; layers
+    are dropped as long as each kind of layer stays.
     """
-    config = copy.deepcopy(config)
-    vars(config).pop("quantization_config", None)
-    part: Any = config.get_text_config()
-    for name in WINDOWS:
-        value: object = getattr(part, name, None)
-        if isinstance(value, int) and value > WINDOW:
-            setattr(part, name, WINDOW)
+    config = {key: value for key, value in config.items() if key != "quantization_config"}
+    for name in ("text_config", "per_layer_config"):
+        nested: object = config.get(name)
+        if name == "text_config" and isinstance(nested, dict):
+            config[name] = shrunken(cast(Settings, nested), sizes=sizes)
+        elif isinstance(nested, dict):
+            layers = cast("dict[str, Settings]", nested)
+            config[name] = {layer: _narrow(own) if sizes else _shorten(own) for layer, own in layers.items()}
+    config = _shorten(config)
     if sizes:
-        _narrow(part)
-        _drop_layers(part)
-    _shorten_rope(part)
+        config = _narrow(config)
+        if "text_config" not in config:
+            _drop_layers(config)
+    _shorten_rope(config)
     return config
 
 
-def _narrow(part: Any) -> None:
-    groups = _groups(part)
-    for name, size in SIZES.items():
-        value: object = getattr(part, name, None)
-        if isinstance(value, int) and not isinstance(value, bool) and value > size:
-            setattr(part, name, size)
-        elif isinstance(value, list):
-            setattr(
-                part, name, [min(size, v) if isinstance(v, int) else v for v in cast("list[object]", value)]
-            )
-    for name in KEY_HEADS:
-        if isinstance(getattr(part, name, None), int):
-            setattr(part, name, groups)
-    for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
-        value = getattr(part, name, None)
-        if not isinstance(value, int) or value >= VOCABULARY:
-            setattr(part, name, None)
+def _shorten(config: Settings) -> Settings:
+    """Windows reach `WINDOW` tokens at most."""
+    return {
+        key: min(value, WINDOW) if key in WINDOWS and isinstance(value, int) else value
+        for key, value in config.items()
+    }
 
 
-def rope_parts(part: Any) -> list[dict[str, Any]]:
-    """The rotary settings of a text config: one set, or one per kind of layer."""
-    rope: object = getattr(part, "rope_parameters", None) or getattr(part, "rope_scaling", None)
+def _narrow(config: Settings) -> Settings:
+    groups = _groups(config)
+    config = _shorten(config)
+    for name, value in config.items():
+        if isinstance(value, bool):
+            continue
+        if name in KEY_HEADS and isinstance(value, int):
+            config[name] = groups
+        elif name in TOKENS and isinstance(value, int):
+            config[name] = min(value, TOKENS[name])
+        elif name in TOKENS and isinstance(value, list):
+            config[name] = TOKENS[name]
+        elif name in SIZES and isinstance(value, int):
+            config[name] = min(value, SIZES[name])
+        elif name in SIZES and isinstance(value, list):
+            own = cast("list[object]", value)
+            config[name] = [min(SIZES[name], v) if isinstance(v, int) else v for v in own]
+    if config.get("qk_rope_head_dim") and "head_dim" in config:  # there it names the rotary part
+        config["head_dim"] = config["qk_rope_head_dim"]
+    return config
+
+
+def rope_parts(part: Any) -> list[Settings]:
+    """The rotary settings of a text config (an object or its settings): one set, or one per kind of layer."""
+    read = cast(Settings, part).get if isinstance(part, dict) else lambda name: getattr(part, name, None)
+    rope: object = read("rope_parameters") or read("rope_scaling")
     if not isinstance(rope, dict):
         return []
-    sets = cast("dict[str, Any]", rope)
-    return [sets, *(cast("dict[str, Any]", v) for v in sets.values() if isinstance(v, dict))]
+    sets = cast(Settings, rope)
+    return [sets, *(cast(Settings, v) for v in sets.values() if isinstance(v, dict))]
 
 
-def _shorten_rope(part: Any) -> None:
+def rope_kind(rope: Settings) -> str:
+    """The name of a set of rotary settings."""
+    return str(rope.get("rope_type") or rope.get("type") or "default")
+
+
+def _shorten_rope(config: Settings) -> None:
     """Rotary factors that change beyond a length do so at `ROPE_LIMIT`, inside the probe's reach."""
-    for rope in rope_parts(part):
-        kind = str(rope.get("rope_type", rope.get("type", "")))
-        if kind == "longrope":
-            if rope.get("original_max_position_embeddings"):
-                rope["original_max_position_embeddings"] = ROPE_LIMIT
-            if getattr(part, "original_max_position_embeddings", None):
-                part.original_max_position_embeddings = ROPE_LIMIT
-            width = int(getattr(part, "head_dim", None) or part.hidden_size // part.num_attention_heads)
-            width = int(width * float(rope.get("partial_rotary_factor") or 1.0)) // 2
+    for rope in rope_parts(config):
+        changing = rope_kind(rope) == "longrope" or "dynamic" in rope_kind(rope)
+        for settings in (rope, config) if changing else ():
+            if settings.get("original_max_position_embeddings"):
+                settings["original_max_position_embeddings"] = ROPE_LIMIT
+        if rope_kind(rope) == "longrope":
+            width = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
+            pairs = int(width * (rope.get("partial_rotary_factor") or 1.0)) // 2
             for name in ("short_factor", "long_factor"):
-                rope[name] = rope[name][:width]
-        elif "dynamic" in kind:
-            part.max_position_embeddings = ROPE_LIMIT
-            if rope.get("original_max_position_embeddings"):
-                rope["original_max_position_embeddings"] = ROPE_LIMIT
+                rope[name] = rope[name][:pairs]
+        elif changing:
+            config["max_position_embeddings"] = ROPE_LIMIT
 
 
-def _groups(part: Any) -> int:
+def _groups(config: Settings) -> int:
     """Key heads of a specimen of 4 heads: all, one, or half, as in the original."""
-    heads = next((h for n in SIZES if "heads" in n or n == "n_head" if (h := getattr(part, n, None))), 4)
-    own = next((h for n in KEY_HEADS if (h := getattr(part, n, None))), heads)
+    heads = next((config[n] for n in HEADS if config.get(n)), 4)
+    own = next((config[n] for n in KEY_HEADS if config.get(n)), heads)
     return 4 if own == heads else 1 if own == 1 else 2
 
 
-def _drop_layers(part: Any) -> None:
+def _drop_layers(config: Settings) -> None:
     """Keeps the shortest run of first layers in which every kind of layer occurs, and the pattern's period."""
-    name = next((n for n in LAYER_COUNTS if isinstance(getattr(part, n, None), int)), None)
+    name = next((n for n in LAYER_COUNTS if isinstance(config.get(n), int)), None)
     if name is None:
         raise ValueError("the config names no number of layers")
-    count: int = getattr(part, name)
-    lists = {
-        key: cast("list[object]", value)
-        for key, value in vars(part).items()
-        if isinstance(value, list) and len(cast("list[object]", value)) == count
-    }
-    kinds = [repr([values[i] for values in lists.values()]) for i in range(count)]
+    count: int = config[name]
+    own = cast("dict[str, Settings]", config.get("per_layer_config") or {})
+    of_layer = {int(layer): settings for layer, settings in own.items()}
+    lists = {k: cast("list[object]", v) for k, v in config.items() if isinstance(v, list) and len(v) == count}
+    kinds = [repr([values[i] for values in lists.values()]) + repr(of_layer.get(i)) for i in range(count)]
     needed = max((kinds.index(kind) + 1 for kind in kinds), default=1)
-    periods = [p for n in PATTERNS if isinstance(p := getattr(part, n, None), int)]
-    dense = getattr(part, "first_k_dense_replace", None)
-    kept = min(count, max(2, needed, *periods, (dense if isinstance(dense, int) else 0) + 1))
-    setattr(part, name, kept)
+    periods = [config[n] for n in PATTERNS if isinstance(config.get(n), int)]
+    kept = min(count, max(2, needed, *periods, (config.get("first_k_dense_replace") or 0) + 1))
+    if config.get("num_kv_shared_layers"):  # the last layers, which borrow keys of earlier ones
+        config["num_kv_shared_layers"] = min(config["num_kv_shared_layers"], count - kept, SHARED)
+        kept += config["num_kv_shared_layers"]
+    config[name] = kept
     for key, values in lists.items():
-        setattr(part, key, values[:kept])
+        config[key] = values[:kept]
+    if own:
+        config["per_layer_config"] = {layer: of_layer[layer] for layer in of_layer if layer < kept}
 
 
 def _enlarge(model: PreTrainedModel) -> None:
