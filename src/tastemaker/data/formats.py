@@ -34,6 +34,10 @@ class Format:
         """Required columns that are not there."""
         return [names[0] for names in self.required if not any(name in columns for name in names)]
 
+    def lacks_of(self, other: Format) -> bool:
+        """Whether a row of this format is one of `other` with a column missing."""
+        return all(any(name in other.known for name in names) for names in self.required)
+
     def __str__(self) -> str:
         needed = ", ".join(" or ".join(names) for names in self.required)
         extra = f" [{', '.join(self.optional)}]" if self.optional else ""
@@ -244,15 +248,12 @@ def misspelt(columns: Collection[str], found: Format) -> tuple[str, str] | None:
     Without its prompt a preference row still reads as one with an implicit prompt, and without its label
     an unpaired row reads as a demonstration.
     """
-    for wanted in ("prompt", "label"):
-        if wanted in columns or (wanted == "label" and found.name != "prompt-completion"):
-            continue
-        if wanted == "prompt" and found.name != "preference":
-            continue
-        like = nearest(wanted, [c for c in columns if c not in found.known], cutoff=0.83)
-        if like is not None:
-            return like, wanted
-    return None
+    # As near as two letters swapped, and not as far as `prompt_id` is from `prompt`.
+    wanted, cutoff = {"preference": ("prompt", 0.83), "prompt-completion": ("label", 0.8)}.get(
+        found.name, ("", 1)
+    )
+    like = nearest(wanted, [c for c in columns if c not in found.known], cutoff) if wanted else None
+    return (like, wanted) if like else None
 
 
 def unknown_format(columns: Sequence[str]) -> str:

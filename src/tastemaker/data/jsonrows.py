@@ -23,6 +23,9 @@ def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
         raise _Refused(f"the key {shorten(twice)} appears twice")
+    for name in values:
+        if not name.isprintable():
+            raise _Refused(f"the key {shorten(name)} holds a character that cannot be printed")
     return values
 
 

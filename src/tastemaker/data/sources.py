@@ -226,12 +226,8 @@ def _parse(row: RawRow, found: Format, style: str, kind: type) -> list[Record]:
         raise RowError(row.field, row.reason)
     fields = Fields(row.values, row.number)
     own = detect(fields.values)
-    if own is None:
-        missing = found.missing(fields.values)[0]
-        like = nearest(missing, [c for c in fields.values if c not in found.known])
-        raise RowError(missing, f"is missing{f'; did you mean the column {like!r}?' if like else ''}")
-    if own.name != found.name:
-        raise RowError("", f"mixed formats: this row is {own.name!r}, most rows are {found.name!r}")
+    if own is not found:
+        raise _misfit(fields, own, found)
     typo = misspelt(fields.values, found)
     if typo is not None:
         raise RowError(typo[1], f"is missing; did you mean the column {typo[0]!r}?")
@@ -246,6 +242,14 @@ def _parse(row: RawRow, found: Format, style: str, kind: type) -> list[Record]:
         check(record)
         made += convert(record, kind, columns)
     return made
+
+
+def _misfit(row: Fields, own: Format | None, found: Format) -> RowError:
+    missing = found.missing(row.values)
+    if own is not None and not (missing and own.lacks_of(found)):
+        return RowError("", f"mixed formats: this row is {own.name!r}, most rows are {found.name!r}")
+    like = nearest(missing[0], [c for c in row.values if c not in found.known])
+    return RowError(missing[0], f"is missing{f'; did you mean the column {like!r}?' if like else ''}")
 
 
 def _check_style(own: str, style: str, records: Sequence[Record]) -> None:
