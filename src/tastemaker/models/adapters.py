@@ -11,6 +11,7 @@ import copy
 import hashlib
 import json
 import re
+import warnings
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -28,12 +29,13 @@ from peft import (
 )
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from tastemaker.models.weights import cast_weights, tensors_hash
+from tastemaker.models.weights import cast_weights, tensors_hash, tied_output
 from tastemaker.types import Role, TastemakerError
 
 CONFIG_FILE = "adapter_config.json"
@@ -77,8 +79,6 @@ AnyModel = PreTrainedModel | PeftModel
 
 def lora_config(settings: LoraSettings, model: PreTrainedModel) -> LoraConfig:
     """The peft configuration for a fresh adapter on `model`."""
-    output = cast(nn.Module | None, model.get_output_embeddings())
-    tied = output is not None and output.weight is model.get_input_embeddings().weight
     touched = [*settings.modules_to_save]
     if not isinstance(settings.target_modules, str):
         touched += settings.target_modules
@@ -92,7 +92,7 @@ def lora_config(settings: LoraSettings, model: PreTrainedModel) -> LoraConfig:
         target_modules=targets if isinstance(targets, str) else list(targets),
         modules_to_save=list(settings.modules_to_save) or None,
         # Without this an embedding trained beside a tied output head would part from it unnoticed.
-        ensure_weight_tying=tied and any(name.split(".")[-1] in embeddings for name in touched),
+        ensure_weight_tying=tied_output(model) and any(name.split(".")[-1] in embeddings for name in touched),
         fan_in_fan_out=any(isinstance(m, Conv1D) for m in model.modules()),
     )
 
@@ -137,7 +137,9 @@ def attach(model: AnyModel, name: str, source: LoraConfig | Adapter, *, seed: in
     config = copy.deepcopy(source.config if isinstance(source, Adapter) else source)
     config.inference_mode = False
     try:
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+            # peft asks transformers for a name it has since changed
+            warnings.filterwarnings("ignore", category=FutureWarning)
             torch.default_generator.manual_seed(seed)
             if isinstance(model, PeftModel):
                 model.add_adapter(name, config, autocast_adapter_dtype=False)
@@ -219,8 +221,18 @@ def merge(base: PreTrainedModel, adapter: Adapter) -> PreTrainedModel:
     duplicate = copy.deepcopy(base)
     dtype = duplicate.dtype
     cast_weights(duplicate, torch.promote_types(dtype, torch.float32))
+    output, tied = cast(Any, duplicate.get_output_embeddings()), tied_output(duplicate)
+    if tied:  # one weight under two adapted modules would take the update twice
+        output.weight = nn.Parameter(output.weight.detach().clone())
     attached = attach(duplicate, "merging", adapter)
-    merged = cast(PreTrainedModel, cast(Any, attached).merge_and_unload(safe_merge=True))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*tie_word_embeddings")
+        merged = cast(PreTrainedModel, cast(Any, attached).merge_and_unload(safe_merge=True))
+    if tied:
+        embedding, output = cast(Any, merged.get_input_embeddings()), cast(Any, merged.get_output_embeddings())
+        merged.config.get_text_config().tie_word_embeddings = torch.equal(embedding.weight, output.weight)
+        if merged.config.get_text_config().tie_word_embeddings:
+            output.weight = embedding.weight
     cast_weights(merged, dtype)
     return merged.requires_grad_(False).eval()
 
@@ -256,7 +268,7 @@ def read_adapter(folder: Path) -> Adapter:
             )
         config = cast(LoraConfig, LoraConfig.from_pretrained(str(folder)))
         tensors = load_file(weights)
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, SafetensorError) as error:
         raise TastemakerError(
             f"{folder}: the adapter cannot be read ({error}). Copy the folder again, or train it again."
         ) from error

@@ -153,7 +153,10 @@ class _Assembler:
         return found
 
     def _check_tokens(self, other: LoadedModel, what: str) -> None:
-        if self.start is not None and other.tokenizer.get_vocab() != self.start.tokenizer.get_vocab():
+        if self.start is None:
+            return
+        known = other.tokenizer.get_vocab()
+        if any(known.get(token) != i for token, i in self.start.tokenizer.get_vocab().items()):
             raise TastemakerError(
                 f"{other.name}: this {what} has another vocabulary than {self.start.name}, so it would read "
                 f"other words than were written. Use a {what} trained from the same model family."

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -122,7 +123,7 @@ def load_head(folder: Path) -> Head | None:
         kind: object = json.loads(config.read_text(encoding="utf-8"))["kind"]
         tensors = load_file(folder / WEIGHTS_FILE)
         return head_from(tensors, "token" if kind == "token" else "last")
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise TastemakerError(
             f"{folder}: the reward head cannot be read ({error}). {CONFIG_FILE} and {WEIGHTS_FILE} must be as "
             "the run wrote them; copy the whole folder again."

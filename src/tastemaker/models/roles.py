@@ -10,36 +10,23 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tastemaker.models import export
-from tastemaker.models.adapters import (
-    AdapterSwitch,
-    AnyModel,
-    LoraSettings,
-    adapter_hash,
-    adapter_parameters,
-    extract,
-)
-from tastemaker.models.assemble import Assembly, Backbone, Plan, Slot, ValueInit, assemble
-from tastemaker.models.forward import Scorer
+from tastemaker.models.adapters import AnyModel, LoraSettings, adapter_hash, extract
+from tastemaker.models.assemble import Assembly, Plan, Slot, ValueInit, assemble
+from tastemaker.models.forward import Want
 from tastemaker.models.heads import HeadKind, kind_of
 from tastemaker.models.load import Source
-from tastemaker.models.weights import (
-    backbone_hash,
-    combined_hash,
-    disable_dropout,
-    model_hash,
-    reward_hash,
-    unused_output,
-)
+from tastemaker.models.prepared import Attention, Prepared, role_parameters
+from tastemaker.models.probe import ProbeResult
+from tastemaker.models.weights import backbone_hash, combined_hash, model_hash, reward_hash
 from tastemaker.types import Bundles, Role, Scores, TastemakerError
 
-Want = Literal["logps", "rewards", "values"]
 WANTS: Mapping[Role, Want] = {"policy": "logps", "reference": "logps", "reward": "rewards", "value": "values"}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 
@@ -69,7 +56,7 @@ def build_roles(
     value_init: ValueInit = "reward",
     dtype: str | torch.dtype = "auto",
     device: str | torch.device = "auto",
-    attention: Literal["auto", "stream", "rows"] = "auto",
+    attention: Attention = "auto",
     token_budget: int = 16384,
     gradient_checkpointing: bool = False,
     seed: int = 0,
@@ -124,50 +111,6 @@ def _compute_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtyp
     return None if device.type == "cpu" else torch.bfloat16
 
 
-class _Engine:
-    """One backbone made ready: placed, frozen but for what is trained, with its scorer and adapter switch."""
-
-    def __init__(
-        self, backbone: Backbone, slots: Mapping[Role, Slot], *, checkpointing: bool, **rest: Any
-    ) -> None:
-        self.model: AnyModel = backbone.model
-        disable_dropout(self.model)
-        self.model.eval()
-        self.model.requires_grad_(False)
-        trained = False
-        for role, slot in slots.items():
-            if slot.head is not None:
-                slot.head.requires_grad_(slot.trained)
-            for parameter in role_parameters(role, slot).values():
-                parameter.requires_grad_(True)
-                trained = True
-        self.model.to(rest.pop("device"))
-        if checkpointing and trained:
-            # transformers recomputes activations in training mode only; every dropout rate is already zero
-            cast(Any, self.model).gradient_checkpointing_enable({"use_reentrant": False})
-            self.model.train()
-        self.scorer = Scorer(self.model, **rest)
-        self.switch = AdapterSwitch(self.model)
-
-
-def role_parameters(role: Role, slot: Slot) -> dict[str, nn.Parameter]:
-    """What a trained role trains, named `role.<name>`: adapter or weights, then its head. Empty if frozen."""
-    if not slot.trained:
-        return {}
-    model = slot.backbone.model
-    if slot.adapter is not None:
-        found = {
-            n.replace(f".{slot.adapter}", ""): p for n, p in adapter_parameters(model, slot.adapter).items()
-        }
-    else:
-        output = None if role == "policy" else unused_output(cast(PreTrainedModel, model))
-        unused = set() if output is None else {id(p) for p in output.parameters()}
-        found = {n: p for n, p in model.named_parameters() if id(p) not in unused and p.is_floating_point()}
-    if slot.head is not None:
-        found |= {f"head.{n}": p for n, p in slot.head.named_parameters()}
-    return {f"{role}.{name}": parameter for name, parameter in found.items()}
-
-
 class RoleModels:
     """The roles of one run. Implements `types.Models`; made by `build_roles`."""
 
@@ -176,7 +119,7 @@ class RoleModels:
         assembly: Assembly,
         *,
         device: torch.device,
-        attention: Literal["auto", "stream", "rows"],
+        attention: Attention,
         token_budget: int,
         gradient_checkpointing: bool,
     ) -> None:
@@ -188,15 +131,15 @@ class RoleModels:
         """What the user should be told about how the roles were made."""
         self._device = device
         self._slots: dict[Role, Slot] = dict(assembly.slots)
-        self._engines: dict[int, _Engine] = {}
+        self._prepared: dict[int, Prepared] = {}
         self._open: list[Role] = []
         for slot in self._slots.values():
             key = id(slot.backbone)
-            if key not in self._engines:
+            if key not in self._prepared:
                 sharing: dict[Role, Slot] = {
                     role: s for role, s in self._slots.items() if s.backbone is slot.backbone
                 }
-                self._engines[key] = _Engine(
+                self._prepared[key] = Prepared(
                     slot.backbone,
                     sharing,
                     checkpointing=gradient_checkpointing,
@@ -222,8 +165,8 @@ class RoleModels:
         """
         if not self._open or self._open[-1] != role:
             raise RuntimeError(f"forward({role!r}) outside `with models.scope({role!r})`")
-        slot, engine = self._slot(role), self._engine(role)
-        return engine.scorer(batch, WANTS[role], head=slot.head, temperature=temperature, entropy=entropy)
+        slot, ready = self._slot(role), self._ready(role)
+        return ready.scorer(batch, WANTS[role], head=slot.head, temperature=temperature, entropy=entropy)
 
     def score(self, role: Role, batch: Bundles, *, temperature: float = 1.0, entropy: bool = False) -> Scores:
         """The same without gradient, in passes of at most `token_budget` tokens."""
@@ -240,10 +183,10 @@ class RoleModels:
         """Inside, `role` computes; its forward and its backward both belong here. Scopes nest, and what
         computed before returns on exit, after an exception too.
         """
-        slot, engine = self._slot(role), self._engine(role)
+        slot, ready = self._slot(role), self._ready(role)
         self._open.append(role)
         try:
-            with engine.switch.use(slot.adapter), self._autocast():
+            with ready.switch.use(slot.adapter), self._autocast():
                 yield
         finally:
             self._open.pop()
@@ -255,7 +198,7 @@ class RoleModels:
 
     def generation_model(self, role: Role = "policy") -> tuple[AnyModel, AbstractContextManager[None]]:
         """(the Hugging Face or peft model, a context to generate in): the scope of `role`, single use."""
-        return self._engine(role).model, self.scope(role)
+        return self._ready(role).model, self.scope(role)
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -333,15 +276,19 @@ class RoleModels:
             raise RuntimeError(f"{role} is in use and cannot be released")
         del self._slots[role]
         if all(other.backbone is not slot.backbone for other in self._slots.values()):
-            del self._engines[id(slot.backbone)]
+            del self._prepared[id(slot.backbone)]
+
+    def layout(self, role: Role) -> ProbeResult:
+        """How the role's model is fed, and why."""
+        return self._ready(role).scorer.result
 
     def model_copies(self) -> int:
         """Full copies of weights held: 1 with LoRA on one base, up to 4 otherwise."""
-        return len(self._engines)
+        return len(self._prepared)
 
     def table(self) -> dict[Role, RoleRow]:
         """How the roles share weights."""
-        order = list(self._engines)
+        order = list(self._prepared)
         return {
             role: RoleRow(
                 backbone=order.index(id(slot.backbone)),
@@ -358,8 +305,8 @@ class RoleModels:
             raise KeyError(f"{role} was not built or is released; the roles here are {', '.join(self._slots)}")
         return self._slots[role]
 
-    def _engine(self, role: Role) -> _Engine:
-        return self._engines[id(self._slot(role).backbone)]
+    def _ready(self, role: Role) -> Prepared:
+        return self._prepared[id(self._slot(role).backbone)]
 
 
 def _joined(parts: Sequence[Scores], want: Want, device: torch.device) -> Scores:

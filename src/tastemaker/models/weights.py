@@ -33,11 +33,15 @@ def backbone_hash(model: PreTrainedModel) -> str:
     return tensors_hash(_weights(model, without=unused_output(model)))
 
 
+def tied_output(model: PreTrainedModel) -> bool:
+    """Whether the output head is the input embeddings' own weight."""
+    output = cast(Any, model.get_output_embeddings())
+    return output is not None and output.weight is cast(Any, model.get_input_embeddings()).weight
+
+
 def unused_output(model: PreTrainedModel) -> nn.Module | None:
     """The output head where it is not tied to the input embeddings: no part of a reward or value model."""
-    output = cast(Any, model.get_output_embeddings())
-    tied = output is not None and output.weight is cast(Any, model.get_input_embeddings()).weight
-    return None if tied else output
+    return None if tied_output(model) else cast("nn.Module | None", model.get_output_embeddings())
 
 
 def _weights(model: nn.Module, *, without: nn.Module | None) -> dict[str, Tensor]:
