@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,7 +16,7 @@ def runs(command: Any) -> list[Run]:
     sft.log_metrics(12, {"loss": 0.25})
     sft.update(status="finished", hashes={"weights": "a" * 64})
     parent = Parent(role="policy", path=str(sft.folder), weights_hash="a" * 64)
-    dpo = Run.create("runs/dpo", method="dpo", settings={"beta": 0.1}, seed=1, parents=[parent])
+    dpo = Run.create("runs/dpo", method="dpo", settings={"beta": 0.3, "seed": 42}, seed=1, parents=[parent])
     dpo.update(status="failed", reason="loss is not finite at step 3 [rows 1, 2]")
     return [sft, dpo]
 
@@ -28,6 +27,7 @@ def _data() -> Source:
 
 def test_list(command: Any, runs: list[Run]):
     lines = command("runs", "list").out.splitlines()
+    assert {line.split()[0] for line in lines[1:3]} == {"runs/sft", "runs/dpo"}
     assert lines[0].split() == ["run", "method", "status", "steps", "model", "made"]
     assert [line.split()[1:4] for line in lines[1:3]] == [
         ["sft", "finished", "12"],
@@ -39,7 +39,7 @@ def test_list(command: Any, runs: list[Run]):
 def test_show(command: Any, runs: list[Run]):
     shown = command("runs", "show", "runs/dpo").out
     assert "dpo, failed: loss is not finite at step 3 [rows 1, 2]" in shown
-    assert "beta=0.1" in shown
+    assert "beta=0.3  (all others as by default)" in shown
     assert "aaaaaaaa" in shown
     shown = command("runs", "show", "runs/sft").out
     assert "loss=0.25" in shown
@@ -81,4 +81,3 @@ def test_no_command_shows_what_there_is(command: Any):
     result = command()
     assert result.code == 2
     assert "compare" in result.out
-    Path("unused").exists()

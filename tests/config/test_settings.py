@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 
@@ -73,6 +74,14 @@ def test_building_directly_checks_too():
     with pytest.raises(TastemakerError, match=r"dtype = 'int7': should be auto\|float32\|bfloat16"):
         TrainSettings(dtype="int7")  # type: ignore[arg-type]
     assert TrainSettings(lora_target_modules=["q_proj"]).lora_target_modules == ("q_proj",)  # type: ignore[arg-type]
+
+
+def test_paths_and_runs_stand_for_their_text(tmp_path: Path):
+    class Run:
+        folder = tmp_path
+
+    assert TrainSettings(ref_model=tmp_path).ref_model == str(tmp_path)  # type: ignore[arg-type]
+    assert TrainSettings(ref_model=Run()).ref_model == str(tmp_path)  # type: ignore[arg-type]
 
 
 def test_a_prompt_limit_leaves_room_for_a_response():

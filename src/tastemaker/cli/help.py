@@ -29,10 +29,11 @@ PLAIN_WIDTH = 110
 
 
 def console(*, errors: bool = False) -> Console:
-    """Standard output, or standard error. Of several processes only the first speaks."""
+    """Standard output, or standard error. Of several processes only the first speaks, unless it is an error."""
     file: TextIO = sys.stderr if errors else sys.stdout
+    quiet = not errors and os.environ.get("RANK", "0") != "0"
     width = None if file.isatty() or "COLUMNS" in os.environ else PLAIN_WIDTH
-    return Console(file=file, width=width, highlight=False, quiet=os.environ.get("RANK", "0") != "0")
+    return Console(file=file, width=width, highlight=False, quiet=quiet)
 
 
 def show_overview(version: str, commands: Iterable[tuple[str, str]]) -> None:

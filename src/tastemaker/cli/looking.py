@@ -42,8 +42,13 @@ def _list_runs(folder: Path) -> None:
     for run in runs:
         weights = (run.weights_hash or "")[:8]
         made = run.record.created[:16].replace("T", " ")
-        table.add_row(Text(str(run.folder)), run.method, run.status, str(_steps(run)), weights, made)
+        table.add_row(Text(_near(run.folder)), run.method, run.status, str(_steps(run)), weights, made)
     console().print(table if runs else Text(f"no runs in {folder}"))
+
+
+def _near(folder: Path) -> str:
+    """A path as short as it can be typed here."""
+    return str(folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder)
 
 
 def _steps(run: Run) -> object:
@@ -65,7 +70,7 @@ def _show_record(folder: Path) -> None:
         ("weights", run.weights_hash or "none yet"),
         *((f"parent ({p.role})", f"{p.path}  {p.weights_hash[:8]}") for p in record.parents),
         *(("data", f"{d.source} ({d.rows:,} rows, {d.sha256[:8]})") for d in record.data),
-        ("settings", "  ".join(f"{k}={v}" for k, v in sorted(run.settings.items()))),
+        ("settings", _settings(run)),
     ]
     metrics = run.metrics()
     if metrics:
@@ -74,6 +79,19 @@ def _show_record(folder: Path) -> None:
     for name, text in rows:
         table.add_row(name, Text(text))
     out.print(table)
+
+
+def _settings(run: Run) -> str:
+    """What differs from the method's defaults."""
+    from tastemaker.config import dump, method_and_settings
+    from tastemaker.methods import METHODS
+
+    settings = run.settings
+    if run.method in METHODS:
+        method, usual = method_and_settings(METHODS[run.method])
+        defaults = dump(method) | dump(usual)
+        settings = {k: v for k, v in settings.items() if k not in defaults or defaults[k] != v}
+    return "  ".join([*(f"{k}={v}" for k, v in sorted(settings.items())), "(all others as by default)"])
 
 
 def _number(value: object) -> str:

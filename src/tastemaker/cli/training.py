@@ -102,7 +102,11 @@ def _show_run(out: Console, run: Run, note: str = "") -> None:
 
 
 def _log_to(out: Console, level: str) -> None:
-    handler = RichHandler(console=out, show_path=False, show_time=False)
+    handler: logging.Handler = RichHandler(console=out, show_path=False, show_time=False)
+    if out.quiet:
+        handler = logging.NullHandler()
+    elif not out.is_terminal:
+        handler = logging.StreamHandler(out.file)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
     logging.getLogger("tastemaker").setLevel(level.upper())
 

@@ -108,9 +108,10 @@ def coerce(name: str, value: object, kind: Any) -> tuple[Any, str | None]:
     """(value of the field's type, None), or (None, what is wrong).
 
     Accepts what flags and YAML deliver: numbers as text (YAML reads 1e-6 as text), `none`, lists as
-    `a,b`, paths, and the spellings above. True and false are no numbers.
+    `a,b`, paths, runs, and the spellings above. True and false are no numbers.
     """
     parts = alternatives(kind)
+    value = getattr(value, "folder", value)  # a run stands for its folder
     if isinstance(value, PathLike):
         value = fspath(value)
     if isinstance(value, str):
