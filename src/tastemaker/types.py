@@ -453,6 +453,10 @@ class Method(Protocol):
         """What logits are divided by before log-softmax, when sampling and when scoring alike."""
         ...
 
+    def model_options(self) -> Mapping[str, object]:
+        """How its models differ from the usual: the kind of reward head, where a value model starts."""
+        ...
+
     def collect(
         self, prompts: Bundles, records: Sequence[Record], generator: Generator, rewards: Reward, *, seed: int
     ) -> Bundles:

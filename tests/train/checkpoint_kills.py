@@ -33,6 +33,8 @@ from tastemaker.train.checkpoint import (
 )
 
 STEPS = 12
+FILES = 5
+"""In each checkpoint: model, optimiser, random state, JSON state, manifest."""
 
 
 def train(folder: Path, *, steps: int = STEPS, dropout: float = 0.1, keep_last: int = 2) -> str:
@@ -127,7 +129,7 @@ def sweep(root: Path) -> dict[str, int]:
     that replaces the only checkpoint there is.
     """
     whole = train(root / "whole", steps=4)
-    counts = {"killed": 0, "equal": 0, "left": 0}
+    counts = {"killed": 0, "equal": 0, "torn": 0, "left": 0}
     train(root / "three", steps=3)
     train(root / "four", steps=4, keep_last=1)
     for base, task in ((root / "three", lambda run: train(run, steps=4)), (root / "four", replace)):
@@ -149,6 +151,7 @@ def survives(
         return False
     assert code == -signal.SIGKILL, result.read_text()
     counts["killed"] += 1
+    counts["torn"] += sum(len(list(p.iterdir())) != FILES for p in run.glob("step-*"))
     assert end(fork(lambda: train(run, steps=4), result)) == 0, (number, result.read_text())
     counts["equal"] += result.read_text() == whole
     assert end(fork(lambda: replace(run), result)) == 0, (number, result.read_text())

@@ -47,6 +47,10 @@ class Offline:
     def scoring_temperature(self) -> float:
         return 1.0
 
+    def model_options(self) -> Mapping[str, object]:
+        """How the models of this method differ from the usual: arguments of `models.build_roles`."""
+        return {}
+
     def collect(
         self, prompts: Bundles, records: Sequence[Record], generator: Generator, rewards: Reward, *, seed: int
     ) -> Bundles:

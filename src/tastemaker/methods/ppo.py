@@ -123,6 +123,9 @@ class PPO(Offline):
     def scoring_temperature(self) -> float:
         return self.temperature
 
+    def model_options(self) -> Mapping[str, object]:
+        return {"value_init": "reward" if self.value_init == "reward" else "policy"}
+
     def collect(
         self, prompts: Bundles, records: Sequence[Record], generator: Generator, rewards: Reward, *, seed: int
     ) -> Bundles:

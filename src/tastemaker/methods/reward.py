@@ -34,6 +34,9 @@ class RewardModel(Offline):
     trains: ClassVar[tuple[Role, ...]] = ("reward",)
     defaults: ClassVar[Mapping[str, object]] = {"learning_rate": 1e-4, "num_train_epochs": 1.0}
 
+    def model_options(self) -> Mapping[str, object]:
+        return {"head": self.reward_head}
+
     def loss(self, scores: Scores, batch: Bundles) -> Loss:
         assert scores.rewards is not None
         rewards = scores.rewards

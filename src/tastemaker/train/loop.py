@@ -9,7 +9,7 @@ forward and backward both happen inside its adapter scope although one loss coup
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -93,11 +93,12 @@ def fit(
     world: World,
     generator: Generator | None = None,
     reward: Reward | None = None,
+    first: Callable[[Bundles], object] | None = None,
 ) -> Iterator[Step]:
     """Trains on each batch of `source` and yields its metrics.
 
     A step is one batch; it holds `inner_epochs * mini_batches` optimiser steps. All randomness of a step
-    derives from the seed and the step's number.
+    derives from the seed and the step's number. `first` sees the first prepared batch before any update.
     """
     updates = Updates(method, models, optimizer, settings, learning_rate, world)
     updates.total = total_steps * method.inner_epochs * method.mini_batches
@@ -110,6 +111,9 @@ def fit(
             bundles = method.collect(bundles, batch.records, generator, reward, seed=seed)
         with torch.no_grad():
             ready = method.prepare(models, bundles.to(models.device), world.reduce)
+        if first is not None:
+            first(ready)
+            first = None
         totals = Totals()
         totals.add(method.observe(ready))
         for epoch in range(method.inner_epochs):

@@ -1,0 +1,155 @@
+"""How much a comparison spends, and which settings each arm tries.
+
+The search is part of the protocol: every arm tries the same number of settings, each on every seed, the
+setting is chosen on tuning prompts, and all of it is logged and counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from tastemaker.config import CompareSettings
+from tastemaker.methods import METHODS
+from tastemaker.town import TownSpec
+from tastemaker.types import TastemakerError
+
+Settings = Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preset:
+    """One size of comparison. Settings are flat mappings as on the command line."""
+
+    sft: Settings
+    reward: Settings
+    arms: Mapping[str, Sequence[Settings]]
+    """Method -> the settings it tries, in order; an unlisted method tries its defaults once."""
+    common: Settings = field(default_factory=dict[str, Any])
+    """For every arm whose own settings do not say otherwise."""
+    tuning_prompts: int = 128
+    test_prompts: int = 256
+    baseline_samples: int = 16
+    """SFT samples per prompt for best-of-n and the tilted baseline."""
+    baseline_prompts: int = 128
+    response_length: int = 48
+    limit: int | None = None
+    """Comparisons read; None: all."""
+
+    def tried(self, method: str) -> Sequence[Settings]:
+        """The settings of an arm, whole."""
+        if method not in METHODS:
+            raise TastemakerError(f"method {method!r} is unknown; known: {', '.join(METHODS)}")
+        own = self.arms.get(method, ({},))
+        length = {"response_length": self.response_length} if METHODS[method].online else {}
+        return [{**self.common, **length, **settings} for settings in own]
+
+
+def label_of(settings: Settings, among: Sequence[Settings]) -> str:
+    """What tells a setting from its fellows, e.g. "beta=0.1"."""
+    differing = [k for k in settings if any(other.get(k) != settings[k] for other in among)]
+    return ",".join(f"{k}={settings[k]}" for k in differing) or "default"
+
+
+def preset_for(settings: CompareSettings) -> Preset:
+    """The preset of a comparison with its overrides: `stages` and the sizes named in `settings`."""
+    if settings.data is None:
+        preset = town_preset(settings.preset)
+    else:
+        preset = data_preset(settings.preset, tiny=settings.model == "tiny")
+    changes: dict[str, Any] = {}
+    if settings.prompts is not None:
+        changes["test_prompts"] = settings.prompts
+        changes["baseline_prompts"] = min(preset.baseline_prompts, settings.prompts)
+    if settings.response_length is not None:
+        changes["response_length"] = settings.response_length
+    preset = replace(preset, **changes)
+    arms = {
+        method: distinct({**tried, **dict(settings.stages.get(method, {}))} for tried in preset.tried(method))
+        for method in settings.methods
+    }
+    return replace(preset, arms=arms, common={})
+
+
+def distinct(settings: Iterable[Settings]) -> list[Settings]:
+    """Without repetitions: an override may make two settings one."""
+    kept: list[Settings] = []
+    for each in settings:
+        if each not in kept:
+            kept.append(each)
+    return kept
+
+
+def town_preset(size: str) -> Preset:
+    """The town's arms. KL weights are of one size for DPO and PPO, although they do not mean the same."""
+    spec = TownSpec()
+    schedule = {"lr_scheduler_type": "cosine", "warmup_steps": 10, "adam_beta2": 0.98, "logging_steps": 1}
+    stage = spec.reward
+    reward = {
+        **schedule,
+        "learning_rate": stage.learning_rate,
+        "per_device_train_batch_size": stage.batch,
+        "num_train_epochs": stage.epochs,
+        "reward_head": spec.reward_head,
+    }
+    dpo = {**schedule, "learning_rate": 3e-4, "per_device_train_batch_size": 64, "num_train_epochs": 2}
+    ppo = {
+        **schedule,
+        "lr_scheduler_type": "constant_with_warmup",
+        "learning_rate": 3e-4,
+        "per_device_train_batch_size": 64,
+        "num_ppo_epochs": 2,
+        "num_mini_batches": 2,
+        "max_steps": 60,
+    }
+    weights = {"quick": (0.3,), "demo": (0.1, 0.3), "full": (0.1, 0.3, 1.0)}[size]
+    short = {"max_steps": 4} if size == "quick" else {}
+    return Preset(
+        sft={},
+        reward={**reward, **short},
+        arms={
+            "dpo": [{**dpo, "beta": beta, **short} for beta in weights],
+            "ppo": [{**ppo, "kl_coef": kl_coef, **short} for kl_coef in weights],
+        },
+        common=schedule,
+        response_length=spec.max_new_tokens,
+        tuning_prompts={"quick": 32, "demo": 256, "full": 512}[size],
+        test_prompts={"quick": 32, "demo": 384, "full": 1024}[size],
+        baseline_prompts={"quick": 16, "demo": 128, "full": 256}[size],
+        baseline_samples={"quick": 4, "demo": 16, "full": 64}[size],
+    )
+
+
+def data_preset(size: str, *, tiny: bool) -> Preset:
+    """Own data. A real model learns at its methods' default rates; a tiny one made on the spot knows
+    nothing yet and learns at rates of its size.
+    """
+    batch = {"per_device_train_batch_size": 16, "warmup_steps": 0.05, "lr_scheduler_type": "cosine"}
+    rates = {"sft": 2e-3, "reward": 5e-4, "dpo": 2e-4, "ppo": 2e-4} if tiny else {}
+
+    def stage(name: str, **own: Any) -> dict[str, Any]:
+        rate = {"learning_rate": rates[name]} if name in rates else {}
+        short = {"max_steps": 2} if size == "quick" else {}
+        return {**batch, **rate, **own, **short}
+
+    weights = {"quick": (0.1,), "demo": (0.05, 0.2), "full": (0.03, 0.1, 0.3)}[size]
+    steps = {"quick": 2, "demo": 30, "full": 200}[size]
+    return Preset(
+        sft=stage("sft", num_train_epochs=3 if tiny else 1),
+        reward=stage("reward", num_train_epochs=1),
+        arms={
+            "dpo": [stage("dpo", beta=beta, num_train_epochs=1) for beta in weights],
+            "ppo": [
+                stage("ppo", kl_coef=kl, max_steps=steps, num_ppo_epochs=2, num_mini_batches=2)
+                for kl in weights
+            ],
+        },
+        common=stage(""),
+        response_length=64,
+        tuning_prompts={"quick": 8, "demo": 64, "full": 256}[size],
+        test_prompts={"quick": 8, "demo": 128, "full": 512}[size],
+        baseline_prompts={"quick": 4, "demo": 32, "full": 128}[size],
+        baseline_samples={"quick": 2, "demo": 8, "full": 32}[size],
+        limit=64 if size == "quick" else None,
+    )

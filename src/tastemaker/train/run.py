@@ -1,0 +1,433 @@
+"""One training run from inputs to a folder with the result: what `tastemaker dpo` and `train()` do."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+
+from tastemaker.config import TrainSettings, dump, settings_from
+from tastemaker.data import Dataset, Tokenised, read_records, tokenise
+from tastemaker.models import LoraSettings, RoleModels, build_roles
+from tastemaker.rewards import LearnedReward
+from tastemaker.rollout import LocalGenerator
+from tastemaker.runs import Meter, Parent, Run, RunLock, Source, default_name
+from tastemaker.train import checkpoint
+from tastemaker.train.contract import check_reference
+from tastemaker.train.distributed import World
+from tastemaker.train.held_out import held_out_metrics
+from tastemaker.train.interrupt import Interrupted, Interruption
+from tastemaker.train.loop import Counters, Step, fit, step_seed
+from tastemaker.train.optim import adamw
+from tastemaker.train.precompute import reference_logps
+from tastemaker.train.source import BatchSource
+from tastemaker.types import Bundles, Method, Reward, Role, Sampling, TastemakerError
+
+log = logging.getLogger(__name__)
+
+Progress = Callable[[int, int, Mapping[str, float]], None]
+"""(step, of how many, its metrics)"""
+
+UNLIMITED = 2**31
+"""Tokens; what `max_length` none means."""
+WITHOUT_EFFECT = (
+    "logging_steps",
+    "save_steps",
+    "save_total_limit",
+    "resume",
+    "force",
+    "log_level",
+    "num_samples",
+)
+"""Settings that may differ when a run is resumed: they change no weight."""
+
+
+def train(
+    method: Method,
+    *,
+    model: object,
+    data: object,
+    out: str | Path | None = None,
+    reward: object = None,
+    eval_data: object = None,
+    settings: TrainSettings | None = None,
+    progress: Progress | None = None,
+    **options: object,
+) -> Run:
+    """Trains `model` by `method` on `data` and returns the run.
+
+    Args:
+        method: what to optimise, e.g. `DPO(beta=0.1)`.
+        model: a Hugging Face folder or name, a run or its folder, or `(model, tokenizer)` in memory. The
+            reference is a copy of these very weights, never reloaded by name.
+        data: a file, a folder saved by `datasets`, a hub name, a list of records or dicts, or a `Tokenised`.
+        out: the run's folder; `runs/<name>` by default. A folder that holds an unfinished run of the same
+            inputs is resumed exactly, a finished one is returned as it is.
+        reward: for online methods: a reward run, folder or name, or a `types.Reward`.
+        eval_data: held-out data of the same kind; its loss and metrics are recorded as `eval_*` at the end.
+        settings: how to train; or give single settings as keywords, under TRL's names too.
+        progress: called after every step.
+        **options: single settings, under our names or TRL's.
+
+    Raises:
+        TastemakerError: with what is wrong with the inputs, and how to mend it.
+        Interrupted: on SIGINT or SIGTERM, after saving; the same call goes on from there.
+    """
+    if settings is None:
+        settings = settings_from(TrainSettings, {**method.defaults, **options}, origin="train")
+    elif options:
+        raise TastemakerError(
+            f"settings are given whole and also one by one ({', '.join(options)}); give either"
+        )
+    folder = Path(out) if out is not None else Path("runs") / default_name(method.name)
+    world = World.from_environment(device_of(settings))
+    lock = RunLock(folder) if world.main else nullcontext()
+    with lock:
+        job = Job(method, settings, folder, world, progress)
+        return job.run(_source(model), data, _source(reward), eval_data)
+
+
+def device_of(settings: TrainSettings) -> torch.device:
+    """The device the settings name; `auto` takes CUDA where there is some."""
+    if settings.device != "auto":
+        return torch.device(settings.device)
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _source(value: object) -> object:
+    """A run stands for its model."""
+    return value.folder if isinstance(value, Run) else value
+
+
+@dataclass
+class Job:
+    """The steps of one run, in order."""
+
+    method: Method
+    settings: TrainSettings
+    folder: Path
+    world: World
+    progress: Progress | None = None
+    notes: list[str] = field(default_factory=list[str])
+
+    def run(self, model: object, data: object, reward: object, eval_data: object) -> Run:
+        dataset = data if isinstance(data, Dataset | Tokenised) else self.read(data)
+        models, custom_reward = self.load(model, reward)
+        parents = self.parents(models, custom_reward)
+        name = dataset.receipt.source if isinstance(dataset, Tokenised) else dataset.source
+        sources = [Source(source=name, sha256=dataset.sha256, rows=len(dataset.records))]
+        run, saved = self.open(parents, sources)
+        if run is not None and run.status == "finished":
+            log.info("%s: finished before with the same inputs; nothing to do", self.folder)
+            return run
+        tokenised = dataset if isinstance(dataset, Tokenised) else self.tokenise(dataset, models)
+        if run is not None:
+            run.write_receipt(tokenised.receipt.to_json())
+        meter = Meter(run.record.resources if run is not None else None, model_copies=models.model_copies())
+        with self.recorded(run):
+            self.optimise(models, tokenised, custom_reward, run, saved, meter)
+            held_out = self.evaluate(models, eval_data)
+            if run is not None:
+                self.finish(run, models, tokenised, held_out, meter)
+        self.world.barrier()
+        return Run.open(self.folder)
+
+    # ---------------------------------------------------------------------------------------- inputs
+
+    def read(self, data: object) -> Dataset:
+        return read_records(cast(Any, data), self.method.consumes)
+
+    def load(self, model: object, reward: object) -> tuple[RoleModels, Reward | None]:
+        """The roles the method needs, and the reward where it is no model of ours."""
+        settings = self.settings
+        custom = cast(Reward, reward) if callable(reward) else None
+        needs_reward = "reward" in self.method.roles and "reward" not in self.method.trains
+        if needs_reward and reward is None:
+            raise TastemakerError(
+                f"{self.method.name} needs a reward: train one (`tastemaker reward --model ... --data ...`) "
+                "and name it with --reward, or pass a reward function from Python"
+            )
+        roles: tuple[Role, ...] = tuple(
+            r for r in self.method.roles if not (r == "reward" and custom is not None)
+        )
+        lora = LoraSettings(
+            r=settings.lora_r,
+            alpha=settings.lora_alpha,
+            dropout=settings.lora_dropout,
+            target_modules=settings.lora_target_modules or "all-linear",
+        )
+        models = build_roles(
+            roles,
+            self.method.trains,
+            policy=cast(Any, model),
+            reference=settings.ref_model,
+            reward=cast(Any, reward) if needs_reward and custom is None else None,
+            lora=lora if settings.use_peft else None,
+            dtype=settings.dtype,
+            device=device_of(settings),
+            seed=settings.seed,
+            attention=settings.attention,
+            token_budget=settings.tokens_per_microbatch,
+            gradient_checkpointing=settings.gradient_checkpointing,
+            trust_remote_code=settings.trust_remote_code,
+            **cast(Any, self.method.model_options()),
+        )
+        for note in models.notes:
+            log.info("%s", note)
+        return models, custom
+
+    def parents(self, models: RoleModels, custom: Reward | None) -> list[Parent]:
+        """Every model that went in, by the hash of its weights before training."""
+        parents = [
+            Parent(role=role, path=source.location or "in memory", weights_hash=source.weights_hash)
+            for role in models.roles
+            if role != "value"
+            for source in [models.slot(role).source]
+        ]
+        if custom is not None:
+            parents.append(Parent(role="reward", path=f"function {custom.name}", weights_hash=""))
+        return parents
+
+    def open(
+        self, parents: list[Parent], sources: list[Source]
+    ) -> tuple[Run | None, checkpoint.Checkpoint | None]:
+        """The run's record, new or taken up again, and where it was taken up. Only one process writes it."""
+        inputs = {**dump(self.method), **dump(self.settings)}
+        settings, force = self.settings, self.settings.force
+        saved: checkpoint.Checkpoint | None = None
+        run: Run | None = None
+        if Run.is_run(self.folder):
+            run = Run.open(self.folder)
+            if not settings.resume:
+                raise TastemakerError(
+                    f"{self.folder}: holds a run already and resume is off; choose another --out"
+                )
+            changed = run.changes(settings=inputs, data=sources, parents=parents, ignore=WITHOUT_EFFECT)
+            if run.record.status == "finished" and not changed:
+                return run, None
+            saved = checkpoint.load_latest(run.checkpoints_dir)
+            if self.world.main:
+                run.resume(
+                    saved.step if saved else 0,
+                    settings=inputs,
+                    data=sources,
+                    parents=parents,
+                    ignore=WITHOUT_EFFECT,
+                    force=force,
+                )
+        elif self.world.main:
+            run = Run.create(
+                self.folder,
+                method=self.method.name,
+                settings=inputs,
+                seed=settings.seed,
+                parents=parents,
+                data=sources,
+            )
+        self.world.barrier()
+        return (run if self.world.main else None), saved
+
+    def tokenise(self, dataset: Dataset, models: RoleModels) -> Tokenised:
+        settings = self.settings
+        tokenised = tokenise(
+            dataset,
+            models.tokenizer,
+            max_length=settings.max_length or UNLIMITED,
+            max_prompt_length=settings.max_prompt_length,
+            truncation_mode=settings.truncation_mode,
+            chat_template=settings.chat_template,
+        )
+        receipt = tokenised.receipt
+        log.info("%s", receipt.summary())
+        lost = receipt.skipped + sum(d.count for d in receipt.dropped.values())
+        if lost > settings.max_dropped * receipt.rows:
+            reasons = "; ".join(f"{d.count} rows: {reason}" for reason, d in receipt.dropped.items())
+            raise TastemakerError(
+                f"{dataset.source}: {lost} of {receipt.rows} rows cannot be used ({reasons}), more than "
+                f"max_dropped={settings.max_dropped:.0%} allows. Mend the rows, or raise --max-dropped or the "
+                "limit that drops them (--max-length)."
+            )
+        return tokenised
+
+    # ---------------------------------------------------------------------------------------- training
+
+    def optimise(
+        self,
+        models: RoleModels,
+        tokenised: Tokenised,
+        custom: Reward | None,
+        run: Run | None,
+        saved: checkpoint.Checkpoint | None,
+        meter: Meter,
+    ) -> None:
+        method, settings = self.method, self.settings
+        parameters = {name: p for role in method.trains for name, p in models.trainable(role).items()}
+        learning_rate = settings.learning_rate
+        if learning_rate is None:
+            learning_rate = float(cast(float, method.defaults["learning_rate"]))
+        optimizer = adamw(parameters, settings, learning_rate)
+        counters = Counters()
+        torch.manual_seed(settings.seed)
+        start = self.restore(models, optimizer, parameters, counters, saved) if saved else 0
+        source = BatchSource(tokenised, settings, self.world, start)
+        if settings.precompute_ref_log_probs and "reference" in models.roles and not method.online:
+            source.columns["reference_logps"] = reference_logps(models, tokenised, self.folder, self.world)
+        if "reference_logps" in source.columns:
+            models.release("reference")
+        reward = custom or (LearnedReward(models) if "reward" in models.roles else None)
+        generator = LocalGenerator(models, models.tokenizer) if method.online else None
+        steps = fit(
+            method,
+            models,
+            source,
+            optimizer=optimizer,
+            settings=settings,
+            learning_rate=learning_rate,
+            total_steps=source.total,
+            counters=counters,
+            world=self.world,
+            generator=generator,
+            reward=reward,
+            first=partial(self.check_contract, models) if start == 0 else None,
+        )
+        with Interruption() as interruption:
+            for step in steps:
+                last = step.number >= source.total or step.stop is not None
+                if run is not None:
+                    self.record(run, step, source.total, last)
+                stopping = any(self.world.gather(interruption.asked))
+                if run is not None and (stopping or last or step.number % settings.save_steps == 0):
+                    self.save(run, models, optimizer, parameters, counters, step.number, meter)
+                if stopping and not last:
+                    raise Interrupted(
+                        f"{self.folder}: interrupted after step {step.number}; the same command continues"
+                    )
+
+    def check_contract(self, models: RoleModels, batch: Bundles) -> None:
+        """Before step 1: the reference is the starting policy, unless another was named."""
+        if "reference" not in self.method.roles or not models.reference_is_start:
+            return
+        exact = models.dtype != torch.bfloat16
+        check_reference(models, batch, temperature=self.method.scoring_temperature, exact=exact)
+
+    def record(self, run: Run, step: Step, total: int, last: bool) -> None:
+        if last or step.number % self.settings.logging_steps == 0:
+            run.log_metrics(step.number, step.metrics)
+        if self.progress is not None:
+            self.progress(step.number, total, step.metrics)
+        if step.stop is not None:
+            self.notes.append(step.stop)
+
+    def save(
+        self,
+        run: Run,
+        models: RoleModels,
+        optimizer: torch.optim.Optimizer,
+        parameters: Mapping[str, torch.nn.Parameter],
+        counters: Counters,
+        step: int,
+        meter: Meter,
+    ) -> None:
+        moments, optimizer_state = checkpoint.pack_optimizer(optimizer, parameters)
+        random, random_state = checkpoint.rng_state()
+        run.update(resources=meter.read())
+        run.sync()
+        state = {
+            "optimizer": optimizer_state,
+            "random": random_state,
+            "counters": vars(counters),
+            "method": self.method.state(),
+        }
+        tensors = {"weights": models.state(), "optimizer": moments, "random": random}
+        checkpoint.save(run.checkpoints_dir, step, tensors, state, keep_last=self.settings.save_total_limit)
+
+    def restore(
+        self,
+        models: RoleModels,
+        optimizer: torch.optim.Optimizer,
+        parameters: Mapping[str, torch.nn.Parameter],
+        counters: Counters,
+        saved: checkpoint.Checkpoint,
+    ) -> int:
+        state = cast(dict[str, Any], saved.state)
+        models.load_state(saved.tensors("weights"))
+        checkpoint.unpack_optimizer(optimizer, parameters, saved.tensors("optimizer"), state["optimizer"])
+        checkpoint.restore_rng(saved.tensors("random"), state["random"])
+        for name, value in state["counters"].items():
+            setattr(counters, name, value)
+        self.method.load_state(state["method"])
+        log.info("%s: resumed after step %d", self.folder, saved.step)
+        return saved.step
+
+    # ---------------------------------------------------------------------------------------- the end
+
+    def evaluate(self, models: RoleModels, eval_data: object) -> dict[str, float]:
+        """Loss and metrics on held-out data, under TRL's names with `eval_` before them."""
+        if eval_data is None or self.method.online:
+            return {}
+        tokenised = self.tokenise(self.read(eval_data), models)
+        return held_out_metrics(self.method, models, tokenised, self.settings, self.world)
+
+    def finish(
+        self, run: Run, models: RoleModels, tokenised: Tokenised, held_out: dict[str, float], meter: Meter
+    ) -> None:
+        trained = self.method.trains[0]
+        if held_out:
+            metrics = run.metrics()
+            run.log_metrics(cast(int, metrics[-1]["step"]) if metrics else 0, held_out)
+        if trained == "policy" and self.settings.num_samples:
+            run.log_samples(0, self.samples(models, tokenised))
+        models.save(trained, run.model_dir, overwrite=True)
+        status = "stopped" if self.notes else "finished"
+        run.update(
+            status=status,
+            reason="; ".join(self.notes) or None,
+            hashes={"weights": models.weights_hash(trained)},
+            resources=meter.read(),
+        )
+
+    def samples(self, models: RoleModels, tokenised: Tokenised) -> Iterator[dict[str, object]]:
+        """A few responses of the trained policy to prompts of the data."""
+        chosen = tokenised.batch(range(min(self.settings.num_samples, len(tokenised.trees))))
+        prompts = without_responses(chosen)
+        generator = LocalGenerator(models, models.tokenizer)
+        longest = max(len(t.prompt) for t in prompts.trees)
+        config = models.generation_model("policy")[0].config
+        room = (getattr(config, "max_position_embeddings", None) or UNLIMITED) - longest
+        if room < 1:
+            return
+        sampling = Sampling(max_new_tokens=min(room, int(getattr(self.method, "response_length", 128))))
+        responses = generator.generate(prompts, sampling, seed=step_seed(self.settings.seed, -1))
+        for tree in responses.trees:
+            yield {
+                "row": tree.row,
+                "prompt": models.tokenizer.decode(tree.prompt.tolist()),
+                "response": models.tokenizer.decode(tree.responses[0].tolist()),
+                "ended": tree.ended[0],
+            }
+
+    @contextmanager
+    def recorded(self, run: Run | None) -> Generator[None]:
+        """Writes into the record how the run ended when it did not end well."""
+        try:
+            yield
+        except (Interrupted, KeyboardInterrupt):
+            if run is not None:
+                run.update(status="interrupted")
+            raise
+        except Exception as error:
+            if run is not None:
+                run.update(status="failed", reason=str(error).splitlines()[0] if str(error) else repr(error))
+            raise
+
+
+def without_responses(batch: Bundles) -> Bundles:
+    """The prompts alone, each tree keeping its row."""
+    trees = tuple(replace(t, responses=(), trained=None, ended=()) for t in batch.trees)
+    return Bundles(trees=trees, tree_columns=batch.tree_columns, device=batch.device)
