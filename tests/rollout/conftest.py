@@ -58,6 +58,12 @@ _EXTRA: dict[str, dict[str, object]] = {
         "head_dim": 8,
         "num_key_value_heads": 1,
     },
+    "MiniMax": {
+        "num_local_experts": 3,
+        "num_experts_per_tok": 2,
+        "head_dim": 8,
+        "layer_types": ["linear_attention", "full_attention"],
+    },
     "Qwen2Moe": {
         "use_sliding_window": True,
         "sliding_window": 5,

@@ -10,7 +10,7 @@ from tastemaker.rollout.local import LocalGenerator
 from tastemaker.types import Sampling, TastemakerError
 
 STREAM = ["Llama", "Mistral", "Gemma2", "GPT2", "GptOss", "GPTNeoX", "Cohere", "DiffLlama", "DeepseekV3"]
-ROWS = ["Falcon", "Mamba", "Bloom", "Rwkv", "RecurrentGemma", "Qwen2Moe", "GPT2"]
+ROWS = ["Falcon", "Mamba", "Bloom", "Rwkv", "RecurrentGemma", "Qwen2Moe", "MiniMax", "GPT2"]
 LENGTHS = [3, 9, 1, 6]
 
 
@@ -80,6 +80,14 @@ def test_prompts_read_in_blocks_and_segments(family, build, wrap, prompts, monke
     monkeypatch.setattr(decode_state, "SCORES_IN_A_BLOCK", 300)
     cut = generator.generate(batch, sampling, seed=3)
     torch.testing.assert_close(cut.token_columns["sampled_logps"], whole.token_columns["sampled_logps"])
+
+
+def test_which_caches_are_trusted(build):
+    with torch.no_grad():
+        sound = {family: decode.cache_is_sound(build(family, own_attention=True)) for family in ROWS}
+    assert all(sound[family] for family in ("Falcon", "Mamba", "Bloom", "Qwen2Moe", "GPT2"))
+    assert not sound["Rwkv"]  # none that can drop rows
+    assert not sound["MiniMax"]  # raises when rows are dropped
 
 
 def test_a_cache_that_forgets_is_not_used(build, wrap, prompts, teacher_forced):
