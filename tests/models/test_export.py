@@ -224,7 +224,7 @@ def test_E1_E2_merge_in_a_copy_gives_the_adapters_numbers(lora: LoraSettings, ti
     assert load_causal(base).weights_hash == loaded.base_hash
 
 
-@pytest.mark.filterwarnings("ignore:.*tie_word_embeddings")
+@pytest.mark.filterwarnings("ignore:.*tie_word_embeddings", "ignore:Setting `save_embedding_layers`")
 @pytest.mark.parametrize(
     "settings",
     [

@@ -219,6 +219,19 @@ def test_adapter_made_by_peft_alone_loads(tmp_path: Path):
     )
 
 
+@pytest.mark.filterwarnings("ignore:.*tie_word_embeddings", "ignore:Setting `save_embedding_layers`")
+def test_adapter_cannot_bring_other_base_weights(tmp_path: Path):
+    base = saved(llama(), tmp_path / "base")
+    model = get_peft_model(load_causal(base).model, LoraConfig(r=2, target_modules=["embed_tokens"]))
+    model.save_pretrained(tmp_path / "same")
+    build(["policy"], [], policy=tmp_path / "same")
+    with torch.no_grad():
+        model.get_input_embeddings().base_layer.weight[3] += 1.0
+    model.save_pretrained(tmp_path / "other")
+    with pytest.raises(TastemakerError, match="other weights for its base"):
+        build(["policy"], [], policy=tmp_path / "other")
+
+
 # ------------------------------------------------------------------------------- reward models
 
 

@@ -154,7 +154,7 @@ def attach(model: AnyModel, name: str, source: LoraConfig | Adapter, *, seed: in
     for parameter in adapter_parameters(model, name).values():
         parameter.data = parameter.data.to(torch.promote_types(parameter.dtype, torch.float32))
     if isinstance(source, Adapter):
-        result = set_peft_model_state_dict(model, source.tensors, adapter_name=name)
+        result = set_peft_model_state_dict(model, _own_tensors(source, model), adapter_name=name)
         missing = [key for key in result.missing_keys if f".{name}." in key or key.endswith(f".{name}")]
         if result.unexpected_keys or missing:
             raise TastemakerError(
@@ -163,6 +163,27 @@ def attach(model: AnyModel, name: str, source: LoraConfig | Adapter, *, seed: in
                 "Load it over the base model it was trained on."
             )
     return model
+
+
+def _own_tensors(adapter: Adapter, model: PeftModel) -> dict[str, Tensor]:
+    """The adapter's tensors without the copies of base embeddings that peft may store beside them: loaded,
+    they would overwrite the backbone under every role.
+    """
+    wrapped = tuple(f"{n}." for n, m in model.named_modules() if isinstance(m, AuxiliaryTrainingWrapper))
+    own = {k: t for k, t in adapter.tensors.items() if "lora_" in k or k.startswith(wrapped)}
+    if len(own) < len(adapter.tensors):
+        base = {
+            name.replace(".base_layer", "").replace(".original_module", ""): tensor
+            for name, tensor in model.get_base_model().state_dict().items()
+        }
+        for key in adapter.tensors.keys() - own.keys():
+            held = base.get(key.removeprefix("base_model.model.").replace(".base_layer", ""))
+            if held is None or not torch.equal(held, adapter.tensors[key].to(held)):
+                raise TastemakerError(
+                    f"The adapter brings other weights for its base ({key}), as after adding tokens without "
+                    "modules_to_save. Merge it into its base model with peft and pass the merged model."
+                )
+    return own
 
 
 def adapter_parameters(model: nn.Module, name: str) -> dict[str, nn.Parameter]:
