@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import sys
-import types
+import inspect
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tastemaker.cli import training
 from tastemaker.config import CompareSettings, TrainSettings
 from tastemaker.methods import DPO, PPO, SFT
+from tastemaker.studies import compare
 from tastemaker.types import TastemakerError
 
 OURS = (
@@ -166,9 +167,13 @@ def test_the_result_is_shown(command: Any, trainer: Any):
 def compared(monkeypatch: pytest.MonkeyPatch) -> list[CompareSettings]:
     """What `compare` was called with."""
     calls: list[CompareSettings] = []
-    module = types.ModuleType("tastemaker.studies.compare")
-    module.compare = calls.append  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "tastemaker.studies.compare", module)
+    signature = inspect.signature(compare.compare)
+
+    def stand_in(*args: Any, **kwargs: Any) -> None:
+        calls.append(signature.bind(*args, **kwargs).arguments["settings"])
+
+    monkeypatch.setattr(compare, "compare", stand_in)
+    monkeypatch.setattr(training, "show_study", lambda out, study: None)
     return calls
 
 

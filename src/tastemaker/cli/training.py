@@ -6,6 +6,7 @@ What needs torch is imported when a command acts, after its command line has bee
 from __future__ import annotations
 
 import logging
+import os
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -27,6 +28,7 @@ from tastemaker.cli.command import Command
 from tastemaker.cli.help import console
 from tastemaker.cli.layers import Request, Types, UsageError, as_usage
 from tastemaker.cli.progress import progress
+from tastemaker.cli.study import board, show_study
 from tastemaker.config import CompareSettings, method_and_settings, settings_from
 
 if TYPE_CHECKING:
@@ -133,8 +135,11 @@ def _compare(request: Request) -> None:
         )
     from tastemaker.studies.compare import compare
 
-    _log_to(console(), "info")
-    compare(settings)
+    out = console()
+    _log_to(out, "info")
+    with board(out, settings.workers or os.cpu_count() or 1) as listen:
+        study = compare(settings, listen=listen)
+    show_study(out, study)
 
 
 def _names() -> str:
