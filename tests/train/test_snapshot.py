@@ -107,6 +107,8 @@ def test_optimizers_with_numbers_nothing_and_tensors_for_settings():
             advance(model, optimizer, steps)
             tensors, state = pack_optimizer(optimizer, parameters)
             other = make()
+            advance(Net(0.0), other, 1)
+            other.state[model.one.bias]["stale"] = torch.ones(1)
             unpack_optimizer(other, parameters, tensors, json.loads(json.dumps(state)))
             again, same = pack_optimizer(other, parameters)
             assert same == state
