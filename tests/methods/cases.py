@@ -46,7 +46,7 @@ def roles_for(
     seed: int = 0,
     dtype: torch.dtype = torch.float64,
 ) -> RoleModels:
-    """The method's roles over the tiny start; a reward role that is not trained is left out (scores are given)."""
+    """The roles of a method over the tiny start; a reward role that is not trained is left out."""
     roles = [r for r in method.roles if r != "reward" or r in method.trains]
     return build_roles(
         roles,

@@ -11,9 +11,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from methods.cases import all_methods, batch_for, roles_for
 from torch import Tensor
 
+from methods.cases import all_methods, batch_for, roles_for
 from tastemaker.config import TrainSettings
 from tastemaker.models import RoleModels
 from tastemaker.train.distributed import World

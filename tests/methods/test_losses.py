@@ -6,11 +6,11 @@ import math
 
 import pytest
 import torch
+
 from methods.cases import batch_for
 from references import kl as reference_kl
 from references import logps as reference_logps
 from references import pairwise, policy_gradient
-
 from tastemaker.methods import DPO, PPO, SFT, RewardModel
 from tastemaker.types import Bundles, Comparison, Scores, StopTraining, TastemakerError
 
