@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +143,18 @@ def test_errors_while_running(
     assert result.code == code
     assert says in result.err
     assert "Traceback" not in result.err
+
+
+def test_a_time_limit_is_an_interruption(command: Any, monkeypatch: pytest.MonkeyPatch):
+    def wait(*args: object, **kwargs: object) -> None:
+        signal.raise_signal(signal.SIGTERM)
+        time.sleep(5)
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr("tastemaker.train.train", wait)
+    result = command("sft", "--model", "m", "--data", "d")
+    assert (result.code, "interrupted" in result.err) == (130, True)
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_an_error_of_ours_keeps_its_traceback(command: Any, monkeypatch: pytest.MonkeyPatch):

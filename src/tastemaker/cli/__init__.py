@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
+from types import FrameType
 
 from tastemaker.cli.commands import commands
 from tastemaker.cli.help import console, show_error, show_overview
@@ -20,7 +24,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
-        return _dispatch(argv)
+        with _terminable():
+            return _dispatch(argv)
     except UsageError as error:
         command = argv[0] if argv and argv[0] in commands() else ""
         show_error(str(error), f"tastemaker {command} --help lists the options".replace("  ", " "))
@@ -36,6 +41,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (OSError, MemoryError) as error:
         show_error(f"{type(error).__name__}: {error}")
         return FAILED
+
+
+@contextmanager
+def _terminable() -> Generator[None]:
+    """SIGTERM (a batch system's time limit) ends a command as Ctrl-C does, so that child processes end too."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _dispatch(argv: list[str]) -> int:
