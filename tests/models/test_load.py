@@ -178,7 +178,9 @@ def test_adapter_brings_its_base_and_shares_one_already_loaded(tmp_path: Path):
     found, plain = load_causal(run), load_causal(base)
     assert found.adapter is not None
     assert found.base_hash == plain.weights_hash != found.weights_hash
-    assert found.location == str(base.resolve())
+    assert found.location == str((run / "model").resolve())
+    assert found.base_location == str(base.resolve())
+    assert load_causal(run, base=found).base_location == found.base_location
     assert load_causal(run, base=plain).model is plain.model
     other = load_causal((llama(5), tokenizer()))
     assert load_causal(run, base=other).model is not other.model

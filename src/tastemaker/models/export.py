@@ -31,7 +31,9 @@ def save_role(slot: Slot, folder: Path, *, overwrite: bool = False) -> None:
     source = slot.source
     if slot.adapter is not None:
         adapter = extract(cast(Any, slot.backbone.model), slot.adapter)
-        save_loaded(replace(source, adapter=adapter, head=slot.head), folder, overwrite=overwrite)
+        base = source.location if source.adapter is None else source.base_location
+        held = replace(source, adapter=adapter, base_location=base, head=slot.head)
+        save_loaded(held, folder, overwrite=overwrite)
     elif slot.trained:
         held = replace(source, model=cast(PreTrainedModel, slot.backbone.model), adapter=None, head=slot.head)
         save_loaded(held, folder, overwrite=overwrite)
@@ -83,7 +85,15 @@ def merged(source: Source, *, trust_remote_code: bool = False) -> LoadedModel:
     model = merge(loaded.model, loaded.adapter)
     whole = model_hash(model)
     digest = whole if loaded.head is None else reward_hash(backbone_hash(model), loaded.head)
-    return replace(loaded, model=model, adapter=None, weights_hash=digest, base_hash=whole, location=None)
+    return replace(
+        loaded,
+        model=model,
+        adapter=None,
+        weights_hash=digest,
+        base_hash=whole,
+        location=None,
+        base_location=None,
+    )
 
 
 def export_model(
@@ -161,7 +171,7 @@ def _save_classifier(
 
 
 def _save_adapter(loaded: LoadedModel, adapter: Adapter, target: Path, final: Path) -> None:
-    location = loaded.location
+    location = loaded.base_location
     if location is None:
         if model_hash(loaded.model) != loaded.base_hash:
             raise TastemakerError(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -46,7 +46,9 @@ class LoadedModel:
     base_hash: str
     """SHA-256 of `model`'s weights alone."""
     location: str | None
-    """Folder or hub name `model` can be loaded from again; None for a model in memory."""
+    """Folder or hub name this can be loaded from again; None for a model in memory."""
+    base_location: str | None = None
+    """The same for `model` alone, where `adapter` is set."""
     adapter: Adapter | None = None
     head: Head | None = None
     """Reward head, where this is a reward model."""
@@ -230,7 +232,17 @@ def _adapter_folder(
         digest = reward_hash(digest, head)
     has_tokenizer = (folder / "tokenizer_config.json").exists()
     tokenizer = load_tokenizer(folder, trust_remote_code) if has_tokenizer else base.tokenizer
-    return replace(base, tokenizer=tokenizer, name=name, weights_hash=digest, adapter=adapter, head=head)
+    return LoadedModel(
+        model=base.model,
+        tokenizer=tokenizer,
+        name=name,
+        weights_hash=digest,
+        base_hash=base.base_hash,
+        location=name,
+        base_location=base.base_location if base.adapter is not None else base.location,
+        adapter=adapter,
+        head=head,
+    )
 
 
 def load_tokenizer(folder: Path, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
