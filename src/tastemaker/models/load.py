@@ -35,7 +35,7 @@ _WHOLE_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LoadedModel:
-    """A model as it was found, in the dtype it is stored in, on the CPU."""
+    """A model as it was found."""
 
     model: PreTrainedModel
     """Full weights. Where `adapter` is set, the base model it belongs on."""
@@ -62,15 +62,15 @@ def load_causal(
     source: Source,
     *,
     dtype: torch.dtype | None = None,
-    device: str | torch.device = "cpu",
+    device: str | torch.device | None = None,
     trust_remote_code: bool = False,
     revision: str | None = None,
     base: LoadedModel | None = None,
 ) -> LoadedModel:
     """Loads a causal language model, with its adapter or reward head where it has one.
 
-    A model in memory is returned as it is, not copied. `dtype` None keeps the stored one; the hash is of
-    the stored weights either way. `base`: a model already loaded, used instead of loading the same weights
+    `dtype` and `device` None leave the weights as they are stored (on the CPU); the hash is of the stored
+    weights either way. A model in memory is returned itself, not a copy, so these two change it. `base`: a model already loaded, used instead of loading the same weights
     again when `source` is an adapter over them.
 
     Raises TastemakerError for an absent folder, weights not in safetensors, missing weights (which
@@ -87,7 +87,8 @@ def load_causal(
     _check_vocabulary(found)
     if dtype is not None:
         cast_weights(found.model, dtype)
-    found.model.to(cast(Any, device))
+    if device is not None:
+        found.model.to(cast(Any, device))
     return found
 
 
