@@ -70,8 +70,9 @@ def load_causal(
     """Loads a causal language model, with its adapter or reward head where it has one.
 
     `dtype` and `device` None leave the weights as they are stored (on the CPU); the hash is of the stored
-    weights either way. A model in memory is returned itself, not a copy, so these two change it. `base`: a model already loaded, used instead of loading the same weights
-    again when `source` is an adapter over them.
+    weights either way. A model in memory is returned itself, not a copy, so these two change it.
+    `base`: a model already loaded, used instead of loading the same weights again when `source` is an
+    adapter over them.
 
     Raises TastemakerError for an absent folder, weights not in safetensors, missing weights (which
     transformers would fill at random), a tokenizer that outgrew the embeddings, or an adapter whose base
