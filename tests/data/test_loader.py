@@ -56,6 +56,12 @@ def test_E8_processes_share_whole_trees_without_overlap(sizes: list[int], world:
     assert max(loads) - min(loads) <= max(sizes, default=0)
 
 
+def test_shares_are_balanced_by_tokens() -> None:
+    sizes = [1, 1, 1, 1, 4, 8]
+    assert [share_indices(sizes, rank, 2) for rank in range(2)] == [[5], [0, 1, 2, 3, 4]]
+    assert [share_indices([1, 1, 1, 1, 4], rank, 2) for rank in range(2)] == [[4], [0, 1, 2, 3]]
+
+
 def test_E8_any_world_sees_each_row_once_per_epoch() -> None:
     for world in (1, 2, 3, 5):
         seen: Counter[int] = Counter()
@@ -166,6 +172,7 @@ def test_E8_documents_without_a_prompt_are_told_apart_by_their_text() -> None:
 
 def test_splits_depend_on_the_seed_and_not_on_the_order() -> None:
     records = [Question(prompt=f"prompt {i}") for i in range(50)]
+    assert [len(part) for part in split_records(records, (0.5, 0.3))] == [25, 15]
     (first, _), (other, _) = split_records(records, (0.5, 0.5), 0), split_records(records, (0.5, 0.5), 1)
     assert {r.prompt for r in first} != {r.prompt for r in other}
     shuffled, _ = split_records(records[::-1], (0.5, 0.5), 0)

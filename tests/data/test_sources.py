@@ -359,12 +359,26 @@ def test_records_in_memory() -> None:
         ({"prompt": "p", "chosen": " \n", "rejected": "b"}, "empty response"),
         ({"prompt": "p", "chosen": "a", "rejected": ""}, "empty response"),
         ({"prompt": "p", "chosen": "a", "rejected": "a "}, "identical responses"),
+        ({"prompt": "p", "chosen": "same", "rejected": "same", "margin": 1}, "identical responses"),
     ],
 )
 def test_rows_that_teach_nothing_are_dropped_and_named(row: dict, reason: str) -> None:
     dataset = read_records([ROWS[0], {**row, "id": "culprit"}])
     assert len(dataset) == 1 and dataset.rows == 2
     assert [(d.row, d.reason) for d in dataset.dropped] == [("culprit", reason)]
+
+
+def test_identical_dialogues_are_dropped_as_such() -> None:
+    talk = chat(("user", "Hi"), ("assistant", "a"))
+    rows = [
+        {"chosen": talk, "rejected": chat(("user", "Hi"), ("assistant", "b"))},
+        {"chosen": talk, "rejected": talk},
+    ]
+    assert [(d.row, d.reason) for d in read_records(rows).dropped] == [("1", "identical responses")]
+    rows = [
+        {"chosen": f"\n\nHuman: a\n\nAssistant: {t}", "rejected": "\n\nHuman: a\n\nAssistant: b"} for t in "bc"
+    ]
+    assert [(d.row, d.reason) for d in read_records(rows).dropped] == [("0", "identical responses")]
 
 
 def test_A4_dialogues_without_a_shared_prompt_are_dropped() -> None:

@@ -247,6 +247,7 @@ def test_batches_of_rows_encoded_together_are_the_rows_encoded_alone() -> None:
 def test_lengths_by_hand() -> None:
     found = lengths(range(1, 21))
     assert (found.mean, found.p95, found.max) == (10.5, 19, 20)
+    assert lengths(range(1, 8)).p95 == 7
     assert lengths([7]).p95 == 7 and lengths([]).max == 0
 
 

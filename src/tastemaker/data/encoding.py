@@ -151,13 +151,8 @@ class Encoder:
             return f"the tokenizer cannot encode it: {error}"
 
     def _plain(self, texts: list[str]) -> list[list[int]]:
-        found = self.tokenizer(
-            texts,
-            add_special_tokens=False,
-            return_attention_mask=False,
-            return_token_type_ids=False,
-            verbose=False,
-        )
+        # Not verbose: lengths are checked here, and a warning about the model's limit would only mislead.
+        found = self.tokenizer(texts, add_special_tokens=False, verbose=False)
         return [[int(i) for i in ids] for ids in found["input_ids"]]
 
     def prompt(self, rendered: Rendered) -> tuple[list[int], int, int]:
