@@ -95,6 +95,29 @@ def test_B6_chunked_equals_dense_in_value_and_gradient(
         torch.testing.assert_close(chunked, dense, rtol=0, atol=1e-12)
 
 
+@MODE
+@pytest.mark.parametrize("dtype, tolerance", [(F64, 1e-12), (torch.bfloat16, 0.06)])
+def test_B6_a_vocabulary_of_many_cache_blocks(
+    mode: dict[str, int], dtype: torch.dtype, tolerance: float
+) -> None:
+    """Large enough that the softmax and the sum of the weight's gradient go block by block."""
+    g = torch.Generator().manual_seed(3)
+    n, d, v = 60, 96, 9000
+    hidden = torch.randn(n, d, generator=g, dtype=F64).to(dtype)
+    weight = (torch.randn(v, d, generator=g, dtype=F64) / d**0.5).to(dtype)
+    targets = torch.randint(v, (n,), generator=g)
+    found, expected = [], []
+    for into, wide in ((found, dtype), (expected, F64)):
+        leaves = [t.to(wide, copy=True).requires_grad_() for t in (hidden, weight)]
+        if into is found:
+            logps, _ = chunked_logps(*leaves[:2], None, targets, chunk=45, **mode)
+        else:
+            logps = dense_logits(*leaves, None).log_softmax(-1).gather(1, targets[:, None]).squeeze(1)
+        into += [logps.detach(), *torch.autograd.grad(logps.sum(), leaves)]
+    for chunked, dense in zip(found, expected, strict=True):
+        torch.testing.assert_close(chunked.to(F64), dense, rtol=0, atol=tolerance)
+
+
 @HEAD
 @MODE
 @pytest.mark.parametrize("frozen", [False, True])
@@ -186,6 +209,20 @@ def test_autocast_chooses_the_products_dtype_and_nothing_else() -> None:
     assert not torch.equal(wide, logps)
     torch.testing.assert_close(hidden.grad, for_hidden, rtol=0, atol=0.05)
     torch.testing.assert_close(weight.grad, for_weight, rtol=0, atol=0.05)
+
+
+def test_autocast_on_the_way_back_changes_nothing() -> None:
+    """A backward pass that runs inside autocast, its forward pass having run outside."""
+    tensors = inputs(dtype=torch.float32)
+    leaves = tensors[:3]
+    for leaf in leaves:
+        leaf.requires_grad_()
+    expected = torch.autograd.grad(chunked_logps(*tensors)[0].sum(), leaves)
+    logps, _ = chunked_logps(*tensors)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = torch.autograd.grad(logps.sum(), leaves)
+    for a, b in zip(found, expected, strict=True):
+        assert torch.equal(a, b)
 
 
 def test_autocast_leaves_float64_alone() -> None:

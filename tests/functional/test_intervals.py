@@ -130,10 +130,10 @@ def test_paired_interval_of_few_seeds_is_students() -> None:
 
 
 def test_paired_interval_joins_seeds_and_prompts_in_quadrature() -> None:
-    table = torch.tensor([[1.0, 2.0, 6.0], [3.0, 2.0, 4.0]], dtype=F64)
+    table = torch.tensor([[1.0, 2.0, 6.0], [3.0, 3.0, 6.0]], dtype=F64)
     found = paired_interval(list(table), seed=0)
-    _, by_seed = reference.mean_and_standard_error([3.0, 3.0])
-    _, by_prompt = reference.mean_and_standard_error([2.0, 2.0, 5.0])
+    _, by_seed = reference.mean_and_standard_error([3.0, 4.0])
+    _, by_prompt = reference.mean_and_standard_error([2.0, 2.5, 6.0])
     half = math.hypot(12.7062047362 * by_seed, 4.302652729749 * by_prompt)
     assert found.high - found.estimate == pytest.approx(half, abs=1e-8)
 

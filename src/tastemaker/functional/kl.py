@@ -41,7 +41,7 @@ def exact_kl(logps: Tensor, reference_logps: Tensor) -> Tensor:
     """
     drawn = logps > -math.inf
     finite = torch.where(drawn, logps, 0.0)
-    terms = finite.exp() * (finite - torch.where(drawn, reference_logps, 0.0))
+    terms = finite.exp() * (finite - reference_logps)
     return torch.where(drawn, terms, 0.0).sum(-1)
 
 

@@ -28,7 +28,7 @@ def ppo_clip_loss(
     unclipped = -advantages * ratio
     bounded = -advantages * ratio.clamp(1 - cliprange_low, 1 + cliprange_high)
     over = bounded > unclipped
-    # not torch.maximum: it splits the gradient where both are equal, and its dead branch can be inf * 0
+    # where, not maximum: what is called clipped is then exactly what has no gradient, ties included
     loss = torch.where(over, bounded, unclipped)
     return loss, over | ((logratio > LOGRATIO_LIMIT) & (advantages != 0))
 

@@ -44,7 +44,8 @@ def whiten(values: Tensor, moments: Tensor, *, shift_mean: bool, eps: float = 1e
 
     As in the code of Ziegler et al. 2019 (arXiv:1909.08593): advantages with `shift_mean`, rewards without.
     Variance has ddof 0 as there (TRL divides by n - 1), and mean and variance are those of `moments` [3],
-    which the caller may have summed over all processes: whitening must not depend on how a batch is cut. Equal values give 0 (their mean, without shift). Shapes: `values` [N] -> [N].
+    which the caller may have summed over all processes: whitening must not depend on how a batch is cut.
+    Equal values give 0 (their mean, without shift). Shapes: `values` [N] -> [N].
     """
     mean, variance = mean_and_variance(moments)
     scaled = (values - mean.to(values.dtype)) * torch.rsqrt(variance + eps).to(values.dtype)
