@@ -1,9 +1,9 @@
 """Reading a policy: what it answers on test prompts, what a judge says of it, how far it has moved.
 
-KL to the start is estimated from the policy's own samples at temperature 1, per response in nats: each
-token's k3 estimate, exp(d) - 1 - d with d = log ref - log pi, summed over the response (Schulman 2020).
-Every token's estimate is unbiased given what stands before it, so the sum is unbiased for the KL of whole
-responses, never negative, and varies less than the plain log-ratio (k1), which is kept beside it.
+KL to the start is estimated from the policy's own samples at temperature 1, per response in nats: the
+log-ratio log pi - log ref of the whole response (k1, Schulman 2020), unbiased, with its standard error over
+prompts. k3 is unbiased too and kept beside it, but its tail is heavy: a token that the policy has made rare
+and the start likes weighs exp(log-ratio), and on the town its error was up to ten times k1's beyond 3 nats.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ class Evaluation:
     entropy: Tensor
     """Mean entropy per token, nats."""
     kl: Tensor | None
-    """k3 estimate; None for greedy responses, of which no KL can be estimated."""
-    kl_k1: Tensor | None
+    """k1 estimate; None for greedy responses, of which no KL can be estimated."""
+    kl_k3: Tensor | None
     responses: Bundles
     texts: tuple[str, ...]
 
     def columns(self) -> dict[str, Tensor]:
         """Everything with a value per prompt, by name."""
         named = {"score": self.scores, "length": self.lengths, "ended": self.ended, "entropy": self.entropy}
-        if self.kl is not None and self.kl_k1 is not None:
-            named |= {"kl": self.kl, "kl_k1": self.kl_k1}
+        if self.kl is not None and self.kl_k3 is not None:
+            named |= {"kl": self.kl, "kl_k3": self.kl_k3}
         return named | {f"parts/{name}": values for name, values in self.parts.items()}
 
     def summary(self) -> dict[str, dict[str, float]]:
@@ -94,8 +94,8 @@ def evaluate_policy(
         lengths=lengths.cpu(),
         ended=responses.ended.double().cpu(),
         entropy=(responses.sum_by_response(policy.entropy).double() / lengths).cpu(),
-        kl=per_response("k3") if sampled else None,
-        kl_k1=per_response("k1") if sampled else None,
+        kl=per_response("k1") if sampled else None,
+        kl_k3=per_response("k3") if sampled else None,
         responses=responses,
         texts=tuple(decode(r) for t in responses.trees for r in t.responses),
     )

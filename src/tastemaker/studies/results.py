@@ -266,7 +266,7 @@ def protocol(plan: Plan) -> list[str]:
         "Policies are read at their last step, sampled at temperature 1 and greedily.",
         "Differences are paired by seed and prompt; intervals are at 95%, with seeds as the outer unit.",
         "KL is of whole responses to the SFT policy, in nats, estimated from the policy's own samples "
-        "(k3 per token, summed).",
+        "(mean log-ratio, k1).",
         "Every arm runs in a process of its own: peak memory is that process's.",
         "Time and memory are of this machine while it ran this study; compare them with each other only.",
     ]

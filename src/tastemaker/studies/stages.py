@@ -19,7 +19,6 @@ from tastemaker.evaluate import Evaluation, evaluate_policy, reward_accuracy
 from tastemaker.functional import best_of_n_expectation, best_of_n_kl, tilted_mean
 from tastemaker.methods import METHODS
 from tastemaker.models import build_roles
-from tastemaker.rewards import LearnedReward
 from tastemaker.rollout import LocalGenerator
 from tastemaker.runs import Run
 from tastemaker.studies.judges import TownJudge
@@ -27,6 +26,7 @@ from tastemaker.studies.start import as_questions, cost_of, decoder, message_tex
 from tastemaker.studies.tasks import Report
 from tastemaker.town import Town, TownSpec
 from tastemaker.train import train
+from tastemaker.train.rewarding import learned_reward
 from tastemaker.types import Comparison, Models, Question, Record, Reward, Sampling
 
 MANY = 1_000_000
@@ -126,7 +126,7 @@ def judge_of(
         town = Town(seed, spec)
         return TownJudge(town, decode), town
     judging = build_roles(("reward",), (), policy=None, reward=judge)
-    return LearnedReward(judging), None
+    return learned_reward(judging, judge), None
 
 
 def prompts_of(split: str, number: int, start: Mapping[str, Any], town: Town | None) -> list[Question]:
@@ -227,7 +227,7 @@ def read_baselines(
     generator = LocalGenerator(models, models.tokenizer)
     batch = generator.generate(tokens.batch(range(len(tokens))), sampling, seed=seed + 91)
     judged = referee(batch, tokens.records).total.double().view(-1, samples)
-    scored = LearnedReward(models)(batch, tokens.records).total.double().view(-1, samples)
+    scored = learned_reward(models, reward)(batch, tokens.records).total.double().view(-1, samples)
     return {
         "best_of_n": [
             {"n": n, "kl": best_of_n_kl(n), **mean_error(best_of_n_expectation(judged, scored, n))}

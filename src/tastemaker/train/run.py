@@ -15,7 +15,6 @@ import torch
 from tastemaker.config import TrainSettings, dump, settings_from
 from tastemaker.data import Dataset, Tokenised, read_records, tokenise
 from tastemaker.models import LoraSettings, RoleModels, build_roles
-from tastemaker.rewards import LearnedReward
 from tastemaker.rollout import LocalGenerator
 from tastemaker.runs import Meter, Parent, Run, RunLock, Source, default_name
 from tastemaker.train import checkpoint
@@ -26,6 +25,7 @@ from tastemaker.train.interrupt import Interrupted, Interruption
 from tastemaker.train.loop import Counters, Step, fit, step_seed
 from tastemaker.train.optim import adamw
 from tastemaker.train.precompute import reference_logps
+from tastemaker.train.rewarding import keep_normalisation, learned_reward
 from tastemaker.train.source import BatchSource
 from tastemaker.types import Bundles, Method, Reward, Role, Sampling, TastemakerError
 
@@ -115,9 +115,12 @@ class Job:
     world: World
     progress: Progress | None = None
     notes: list[str] = field(default_factory=list[str])
+    reward: object = None
+    """Where the reward model came from, if the method was given one."""
 
     def run(self, model: object, data: object, reward: object, eval_data: object) -> Run:
         dataset = data if isinstance(data, Dataset | Tokenised) else self.read(data)
+        self.reward = reward
         models, custom_reward = self.load(model, reward)
         parents = self.parents(models, custom_reward)
         name = dataset.receipt.source if isinstance(dataset, Tokenised) else dataset.source
@@ -280,7 +283,7 @@ class Job:
             source.columns["reference_logps"] = reference_logps(models, tokenised, self.folder, self.world)
         if "reference_logps" in source.columns:
             models.release("reference")
-        reward = custom or (LearnedReward(models) if "reward" in models.roles else None)
+        reward = custom or (learned_reward(models, self.reward) if "reward" in models.roles else None)
         generator = LocalGenerator(models, models.tokenizer) if method.online else None
         steps = fit(
             method,
@@ -384,6 +387,8 @@ class Job:
         if trained == "policy" and self.settings.num_samples:
             run.log_samples(0, self.samples(models, tokenised))
         models.save(trained, run.model_dir, overwrite=True)
+        if trained == "reward":
+            keep_normalisation(models, tokenised, run.model_dir)
         status = "stopped" if self.notes else "finished"
         run.update(
             status=status,

@@ -1,0 +1,251 @@
+"""Runs from inputs to folders: resume to the bit, the reference contract, refusals, precomputed references."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from tastemaker.methods import METHODS
+from tastemaker.models import load_causal, tiny_model
+from tastemaker.runs import Run
+from tastemaker.train import Interrupted, train
+from tastemaker.types import TastemakerError
+
+PAIRS = [
+    {"prompt": f"what is {a} ?", "chosen": f"it is {a} .", "rejected": f"no {b} {b} idea ."}
+    for a in ("a cat", "a dog", "the sky", "rain", "bread")
+    for b in ("good", "bad", "old", "new")
+]
+COMMON = {
+    "max_steps": 6,
+    "save_steps": 2,
+    "per_device_train_batch_size": 4,
+    "learning_rate": 1e-3,
+    "num_samples": 1,
+    "max_length": 64,
+}
+OWN = {"ppo": {"response_length": 5, "num_ppo_epochs": 2, "num_mini_batches": 2}}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Data, a tiny model and a reward model on disk."""
+    root = tmp_path_factory.mktemp("world")
+    (root / "pairs.jsonl").write_text("".join(json.dumps(p) + "\n" for p in PAIRS))
+    model, tokenizer = tiny_model(
+        [f"{p['prompt']} {p['chosen']} {p['rejected']}" for p in PAIRS],
+        seed=0,
+        vocab_size=300,
+        hidden=16,
+        heads=2,
+    )
+    model.save_pretrained(root / "base")
+    tokenizer.save_pretrained(root / "base")
+    train(
+        METHODS["reward"](), model=str(root / "base"), data=str(root / "pairs.jsonl"), out=root / "rm", **COMMON
+    )
+    return root
+
+
+def run_method(name: str, root: Path, out: Path, **options: object) -> Run:
+    method = METHODS[name](**OWN.get(name, {}))
+    reward = str(root / "rm") if name == "ppo" else None
+    data = str(root / "pairs.jsonl")
+    return train(method, model=str(root / "base"), data=data, reward=reward, out=out, **{**COMMON, **options})
+
+
+class Stop(Exception):
+    pass
+
+
+def stop_after(number: int):
+    def progress(step: int, total: int, metrics: object) -> None:
+        if step == number:
+            raise Stop
+
+    return progress
+
+
+@pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
+@pytest.mark.parametrize("name", list(METHODS))
+def test_E4_an_interrupted_run_ends_with_the_same_weights(name: str, lora: bool, world: Path, tmp_path: Path):
+    whole = run_method(name, world, tmp_path / "whole", use_peft=lora)
+    assert whole.status == "finished"
+    for number in (1, 3):  # before the first checkpoint, and between two
+        with pytest.raises(Stop):
+            run_method(name, world, tmp_path / "cut", use_peft=lora, progress=stop_after(number))
+    resumed = run_method(name, world, tmp_path / "cut", use_peft=lora)
+    assert resumed.weights_hash == whole.weights_hash
+    steps = [m["step"] for m in resumed.metrics()]
+    assert steps == [1, 2, 3, 4, 5, 6]
+    for ours, theirs in zip(resumed.metrics(), whole.metrics(), strict=True):
+        assert ours["loss"] == theirs["loss"]
+
+
+@pytest.mark.parametrize("name", list(METHODS))
+def test_training_changes_the_weights_and_the_seed_decides(name: str, world: Path, tmp_path: Path):
+    first = run_method(name, world, tmp_path / "a")
+    again = run_method(name, world, tmp_path / "b")
+    other = run_method(name, world, tmp_path / "c", seed=7)
+    assert first.weights_hash == again.weights_hash
+    assert first.weights_hash != other.weights_hash
+    assert first.weights_hash != load_causal(world / "base").weights_hash
+
+
+def test_a_finished_run_is_returned_as_it_is(world: Path, tmp_path: Path):
+    run = run_method("dpo", world, tmp_path / "run")
+    written = run.metrics_file.stat().st_mtime_ns
+    assert run_method("dpo", world, tmp_path / "run").weights_hash == run.weights_hash
+    assert run.metrics_file.stat().st_mtime_ns == written
+
+
+def test_E6_other_inputs_are_refused_with_the_difference(world: Path, tmp_path: Path):
+    run_method("dpo", world, tmp_path / "run")
+    with pytest.raises(TastemakerError, match="learning_rate"):
+        run_method("dpo", world, tmp_path / "run", learning_rate=5e-3)
+
+
+def test_reference_is_the_model_given_not_the_one_it_is_named_after(world: Path, tmp_path: Path):
+    """A model changed in memory keeps the name of the one on disk; the reference must be the changed one."""
+    loaded = load_causal(world / "base")
+    with torch.no_grad():
+        for parameter in loaded.model.parameters():
+            parameter += 0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(3))
+    run = train(
+        METHODS["dpo"](),
+        model=(loaded.model, loaded.tokenizer),
+        data=str(world / "pairs.jsonl"),
+        out=tmp_path / "run",
+        **{**COMMON, "learning_rate": 0.0},
+    )
+    for line in run.metrics():
+        assert line["loss"] == pytest.approx(0.6931471805599453, abs=1e-6)
+        assert line["rewards/margins"] == pytest.approx(0.0, abs=1e-6)
+
+
+def test_B9_precomputed_references_change_nothing(world: Path, tmp_path: Path):
+    live = run_method("dpo", world, tmp_path / "live")
+    early = run_method("dpo", world, tmp_path / "early", precompute_ref_log_probs=True)
+    for a, b in zip(live.metrics(), early.metrics(), strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], abs=1e-6)
+    assert early.record.resources.model_copies == live.record.resources.model_copies == 2
+    assert (tmp_path / "early" / "reference_logps.safetensors").exists()
+
+
+def test_another_reference_is_taken_when_named(world: Path, tmp_path: Path):
+    sft = run_method("sft", world, tmp_path / "sft")
+    run = run_method("dpo", world, tmp_path / "dpo", ref_model=str(sft.folder), max_steps=1)
+    assert abs(float(run.metrics()[0]["loss"]) - 0.6931471805599453) > 1e-4  # pyright: ignore[reportArgumentType]
+    assert {p.role for p in run.record.parents} == {"policy", "reference"}
+
+
+def test_C1_batch_times_accumulation_is_the_batch(world: Path, tmp_path: Path):
+    one = run_method("dpo", world, tmp_path / "one")
+    cut = run_method(
+        "dpo",
+        world,
+        tmp_path / "cut",
+        per_device_train_batch_size=1,
+        gradient_accumulation_steps=4,
+        tokens_per_microbatch=8,
+    )
+    for a, b in zip(one.metrics(), cut.metrics(), strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], rel=1e-5)
+
+
+def test_ppo_without_a_reward_says_what_to_do(world: Path, tmp_path: Path):
+    with pytest.raises(TastemakerError, match="--reward"):
+        train(METHODS["ppo"](), model=str(world / "base"), data=str(world / "pairs.jsonl"), out=tmp_path / "x")
+
+
+def test_too_many_dropped_rows_stop_the_run(world: Path, tmp_path: Path):
+    with pytest.raises(TastemakerError, match="max_dropped"):
+        run_method("dpo", world, tmp_path / "x", max_length=8, max_dropped=0.01)
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_step_and_names_the_row(world: Path, tmp_path: Path):
+    loaded = load_causal(world / "base")
+    pairs = [*PAIRS[:7], {"prompt": "what is poison ?", "chosen": "zzz .", "rejected": "no ."}]
+    poisoned = loaded.tokenizer("z", add_special_tokens=False).input_ids[-1]
+    with torch.no_grad():
+        loaded.model.get_input_embeddings().weight[poisoned] = float("nan")
+        loaded.model.get_output_embeddings().weight.copy_(loaded.model.get_input_embeddings().weight)
+    with pytest.raises(TastemakerError) as caught:
+        train(
+            METHODS["sft"](),
+            model=(loaded.model, loaded.tokenizer),
+            data=pairs,
+            out=tmp_path / "x",
+            **{**COMMON, "per_device_train_batch_size": 8},
+        )
+    assert "before optimiser step" in str(caught.value)
+    assert Run.open(tmp_path / "x").status == "failed"
+
+
+def test_interruption_saves_and_the_same_call_goes_on(world: Path, tmp_path: Path):
+    whole = run_method("dpo", world, tmp_path / "whole")
+
+    def interrupt(step: int, total: int, metrics: object) -> None:
+        if step == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Interrupted):
+        run_method("dpo", world, tmp_path / "cut", progress=interrupt)
+    cut = Run.open(tmp_path / "cut")
+    assert cut.status == "interrupted"
+    assert [m["step"] for m in cut.metrics()] == [1, 2, 3]
+    assert run_method("dpo", world, tmp_path / "cut").weights_hash == whole.weights_hash
+
+
+SCRIPT = """
+import sys, torch
+torch.set_num_threads(1)
+from tastemaker.methods import METHODS
+from tastemaker.train import train
+name, root, out = sys.argv[1:]
+own = {"ppo": {"response_length": 5, "num_ppo_epochs": 2, "num_mini_batches": 2}}
+train(METHODS[name](**own.get(name, {})), model=root + "/base", data=root + "/pairs.jsonl",
+      reward=root + "/rm" if name == "ppo" else None, out=out, max_steps=6, save_steps=1,
+      per_device_train_batch_size=4, learning_rate=1e-3, num_samples=1, max_length=64,
+      progress=lambda step, total, metrics: print(step, flush=True))
+"""
+
+
+@pytest.mark.parametrize("name", ["dpo", "ppo"])
+def test_E4_killed_with_minus_9_the_same_command_gives_the_same_weights(name: str, world: Path, tmp_path: Path):
+    whole = run_method(name, world, tmp_path / "whole", save_steps=1)
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    command = [sys.executable, str(script), name, str(world), str(tmp_path / "cut")]
+    rng = random.Random(0)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.strip() == "3":
+                time.sleep(rng.random() * 0.05)
+                process.send_signal(signal.SIGKILL)
+                break
+    assert Run.open(tmp_path / "cut").status == "interrupted"
+    assert subprocess.run(command, check=False, capture_output=True).returncode == 0
+    assert Run.open(tmp_path / "cut").weights_hash == whole.weights_hash
+
+
+def test_what_a_run_exports_is_read_by_transformers(world: Path, tmp_path: Path):
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+
+    run = run_method("dpo", world, tmp_path / "dpo")
+    model = AutoModelForCausalLM.from_pretrained(run.model_dir)
+    tokenizer = AutoTokenizer.from_pretrained(run.model_dir)
+    ids = tokenizer("what is rain ?", return_tensors="pt")
+    assert model.generate(**ids, max_new_tokens=3, do_sample=False).shape[1] <= ids.input_ids.shape[1] + 3
+    reward = AutoModelForSequenceClassification.from_pretrained(Run.open(world / "rm").model_dir)
+    assert reward.config.num_labels == 1
