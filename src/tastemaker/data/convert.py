@@ -7,7 +7,6 @@ from itertools import combinations
 
 from tastemaker.data.dialogue import plain
 from tastemaker.data.problems import Unusable
-from tastemaker.data.prompts import NO_SHARED_PROMPT
 from tastemaker.types import Comparison, Demonstration, Judgement, Question, Record, StepLabels, Text
 
 FOLLOWS: dict[type, tuple[type, ...]] = {
@@ -21,7 +20,6 @@ FOLLOWS: dict[type, tuple[type, ...]] = {
 
 EMPTY = "empty response"
 IDENTICAL = "identical responses"
-__all__ = ["EMPTY", "FOLLOWS", "IDENTICAL", "NO_SHARED_PROMPT", "check", "convert"]
 
 
 def convert(record: Record, kind: type, columns: Mapping[str, object]) -> list[Record]:

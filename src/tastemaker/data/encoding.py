@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, cast
@@ -199,8 +199,3 @@ class Encoder:
         if isinstance(found, str):
             raise Unusable(found)
         return found
-
-
-def segments_text(segments: Sequence[Segment]) -> str:
-    """The text of segments, joined."""
-    return "".join(s.text for s in segments)

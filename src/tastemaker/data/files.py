@@ -13,7 +13,7 @@ from tastemaker.data.jsonrows import parse_json, parse_lines
 from tastemaker.data.problems import nearest
 from tastemaker.data.rows import RawRow, RawTable
 from tastemaker.data.tables import parse_csv, parse_parquet
-from tastemaker.types import TastemakerError
+from tastemaker.errors import TastemakerError
 
 Parser = Callable[[bytes, str], Iterator[RawRow]]
 

@@ -11,7 +11,7 @@ from typing import Any, cast
 
 from tastemaker.data.problems import nearest
 from tastemaker.data.rows import RawRow, RawTable
-from tastemaker.types import TastemakerError
+from tastemaker.errors import TastemakerError
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(?::[\w.-]+)?")
 

@@ -8,7 +8,7 @@ from typing import cast
 
 from tastemaker.data.problems import shorten
 from tastemaker.data.rows import RawRow
-from tastemaker.types import TastemakerError
+from tastemaker.errors import TastemakerError
 
 _BOM = b"\xef\xbb\xbf"
 

@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from tastemaker.types import TastemakerError
+from tastemaker.errors import TastemakerError
 
 SHOWN = 50
 

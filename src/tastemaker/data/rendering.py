@@ -265,6 +265,3 @@ def _after_header(rest: str, begin: int, content: int, marks: _Marks) -> int:
 def _pieces(text: str, trained: bool, marks: _Marks) -> list[Segment]:
     text = text.replace(marks.start, "").replace(marks.end, "")
     return [Segment(piece, trained) for piece in text.split(marks.cut) if piece]
-
-
-__all__ = ["NOT_A_PREFIX", "Rendered", "Segment", "is_conversation", "render", "responses_of"]

@@ -18,7 +18,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 
-from tastemaker.data.convert import EMPTY, FOLLOWS, check, convert
+from tastemaker.data.convert import FOLLOWS, check, convert
 from tastemaker.data.fields import Fields
 from tastemaker.data.files import absent, is_known, read_file
 from tastemaker.data.formats import (
@@ -295,6 +295,3 @@ def _from_objects(items: Sequence[object], kind: type | None) -> Dataset:
     return _not_empty(
         Dataset(tuple(records), wanted, "records", digest, "list; records", len(items), tuple(dropped))
     )
-
-
-__all__ = ["EMPTY", "KINDS", "BadRow", "Dataset", "DroppedRow", "Source", "read_records"]

@@ -11,7 +11,7 @@ from typing import cast
 from tastemaker.data.jsonrows import decode_text, not_utf8
 from tastemaker.data.problems import shorten
 from tastemaker.data.rows import RawRow
-from tastemaker.types import TastemakerError
+from tastemaker.errors import TastemakerError
 
 # A CSV cell is text. In these columns it is JSON.
 _JSON_COLUMNS = frozenset(

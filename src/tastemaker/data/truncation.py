@@ -8,7 +8,7 @@ from typing import Literal
 
 from tastemaker.data.encoding import Encoded
 from tastemaker.data.problems import Unusable, nearest
-from tastemaker.types import TastemakerError
+from tastemaker.errors import TastemakerError
 
 TruncationMode = Literal["keep_start", "keep_end", "drop"]
 MODES: tuple[TruncationMode, ...] = ("keep_start", "keep_end", "drop")
