@@ -1,1 +1,71 @@
-"""Tastemaker teaches language models what people prefer."""
+"""Tastemaker teaches language models what people prefer.
+
+    import tastemaker as tm
+
+    sft = tm.train(tm.SFT(), model="Qwen/Qwen3-0.6B", data="demos.jsonl")
+    dpo = tm.train(tm.DPO(beta=0.1), model=sft, data="pairs.jsonl")
+    tm.compare(methods=("dpo", "ppo"), model=str(sft.folder), data="pairs.jsonl").open()
+
+Names are loaded when they are first used, so that `tm.functional` needs torch alone.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tastemaker import functional as functional
+    from tastemaker.config import CompareSettings, TrainSettings
+    from tastemaker.data import read_records
+    from tastemaker.errors import TastemakerError
+    from tastemaker.methods import DPO, METHODS, PPO, SFT, RewardModel
+    from tastemaker.runs import Run
+    from tastemaker.studies.compare import compare
+    from tastemaker.training import train
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "DPO",
+    "METHODS",
+    "PPO",
+    "SFT",
+    "CompareSettings",
+    "RewardModel",
+    "Run",
+    "TastemakerError",
+    "TrainSettings",
+    "__version__",
+    "compare",
+    "functional",
+    "read_records",
+    "train",
+]
+
+_HOMES = {
+    "CompareSettings": "config",
+    "DPO": "methods",
+    "METHODS": "methods",
+    "PPO": "methods",
+    "RewardModel": "methods",
+    "Run": "runs",
+    "SFT": "methods",
+    "TastemakerError": "errors",
+    "TrainSettings": "config",
+    "compare": "studies.compare",
+    "read_records": "data",
+    "train": "training",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "functional":
+        return importlib.import_module("tastemaker.functional")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'tastemaker' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"tastemaker.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -16,6 +16,35 @@ from typing import ClassVar, Literal, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from tastemaker.errors import StopTraining, TastemakerError
+
+__all__ = [
+    "Bundles",
+    "Comparison",
+    "Demonstration",
+    "Generator",
+    "Judgement",
+    "Loss",
+    "Message",
+    "Method",
+    "Metric",
+    "Models",
+    "Question",
+    "Record",
+    "Reduce",
+    "Reward",
+    "Rewarded",
+    "Role",
+    "Sampling",
+    "Scores",
+    "StepLabels",
+    "StopTraining",
+    "TastemakerError",
+    "Text",
+    "Tree",
+    "Unit",
+]
+
 # ------------------------------------------------------------------------------------------- records
 
 
@@ -488,11 +517,3 @@ class Method(Protocol):
         ...
 
     def load_state(self, state: Mapping[str, float]) -> None: ...
-
-
-class StopTraining(Exception):
-    """A method asks for an orderly end (a KL stop, say). The run is saved as it stands."""
-
-
-class TastemakerError(Exception):
-    """An error the user can mend. The message says what, where (file, line, field) and the remedy."""

@@ -13,7 +13,7 @@ import pytest
 from tastemaker.cli import main
 from tastemaker.config import dump
 from tastemaker.runs import Run, sha256_folder, sha256_json
-from tastemaker.train import train
+from tastemaker.training import train
 
 
 @dataclass
@@ -53,7 +53,7 @@ def content(value: object) -> str:
 @pytest.fixture
 def trainer(monkeypatch: pytest.MonkeyPatch) -> Trainer:
     stand_in = Trainer()
-    monkeypatch.setattr("tastemaker.train.train", stand_in)
+    monkeypatch.setattr("tastemaker.training.train", stand_in)
     return stand_in
 
 

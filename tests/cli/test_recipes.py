@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
+from tastemaker.errors import TastemakerError
 from tastemaker.methods import DPO, PPO
 from tastemaker.runs import Run
 from tastemaker.studies import pipeline
 from tastemaker.studies.recipe import load_recipe
-from tastemaker.types import TastemakerError
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
 CHAIN = """

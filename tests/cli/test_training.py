@@ -12,9 +12,9 @@ import pytest
 
 from tastemaker.cli import training
 from tastemaker.config import CompareSettings, TrainSettings
+from tastemaker.errors import TastemakerError
 from tastemaker.methods import DPO, PPO, SFT
 from tastemaker.studies import compare
-from tastemaker.types import TastemakerError
 
 OURS = (
     "dpo --model m --data d.jsonl --out o --beta 0.05 --max-steps 7 --save-steps 3 --seed 5 --max-length 256 "
@@ -138,7 +138,7 @@ def test_errors_while_running(
     def fail(*args: object, **kwargs: object) -> None:
         raise error
 
-    monkeypatch.setattr("tastemaker.train.train", fail)
+    monkeypatch.setattr("tastemaker.training.train", fail)
     result = command("sft", "--model", "m", "--data", "d")
     assert result.code == code
     assert says in result.err
@@ -151,7 +151,7 @@ def test_a_time_limit_is_an_interruption(command: Any, monkeypatch: pytest.Monke
         time.sleep(5)
 
     before = signal.getsignal(signal.SIGTERM)
-    monkeypatch.setattr("tastemaker.train.train", wait)
+    monkeypatch.setattr("tastemaker.training.train", wait)
     result = command("sft", "--model", "m", "--data", "d")
     assert (result.code, "interrupted" in result.err) == (130, True)
     assert signal.getsignal(signal.SIGTERM) is before
@@ -161,7 +161,7 @@ def test_an_error_of_ours_keeps_its_traceback(command: Any, monkeypatch: pytest.
     def fail(*args: object, **kwargs: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("tastemaker.train.train", fail)
+    monkeypatch.setattr("tastemaker.training.train", fail)
     with pytest.raises(ZeroDivisionError):
         command("sft", "--model", "m", "--data", "d")
 

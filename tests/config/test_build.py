@@ -19,8 +19,8 @@ from tastemaker.config import (
     settings_from,
 )
 from tastemaker.config.check import field_types
+from tastemaker.errors import TastemakerError
 from tastemaker.methods import METHODS
-from tastemaker.types import TastemakerError
 
 
 @pytest.mark.parametrize("name", METHODS)

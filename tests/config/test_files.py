@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tastemaker.config import TrainSettings, load_config, settings_from
-from tastemaker.types import TastemakerError
+from tastemaker.errors import TastemakerError
 
 
 def written(folder: Path, text: str) -> Path:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tastemaker.config import TrainSettings, settings_from
-from tastemaker.types import TastemakerError
+from tastemaker.errors import TastemakerError
 
 
 def test_all_that_is_wrong_is_said_at_once():

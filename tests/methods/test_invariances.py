@@ -16,9 +16,9 @@ from torch import Tensor
 from methods.cases import all_methods, batch_for, roles_for
 from tastemaker.config import TrainSettings
 from tastemaker.models import RoleModels
-from tastemaker.train.distributed import World
-from tastemaker.train.loop import Updates
-from tastemaker.train.metrics import Totals
+from tastemaker.training.distributed import World
+from tastemaker.training.loop import Updates
+from tastemaker.training.metrics import Totals
 from tastemaker.types import Bundles, Method
 
 METHODS = all_methods()

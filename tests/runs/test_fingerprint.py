@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from tastemaker.errors import TastemakerError
 from tastemaker.runs import canonical_json, differences, plain, sha256_file, sha256_folder, sha256_json
-from tastemaker.types import TastemakerError
 
 
 @dataclass

@@ -4,8 +4,8 @@ import shutil
 
 import pytest
 
+from tastemaker.errors import TastemakerError
 from tastemaker.runs import Parent, Run, Source, lineage, list_runs, render_tree
-from tastemaker.types import TastemakerError
 
 
 def make(root, name, method, weights, parents=(), data=()):

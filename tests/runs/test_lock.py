@@ -13,10 +13,10 @@ import time
 
 import pytest
 
+from tastemaker.errors import TastemakerError
 from tastemaker.runs import lock as lock_module
 from tastemaker.runs.lock import RunLock, holder
 from tastemaker.runs.process import Process
-from tastemaker.types import TastemakerError
 
 HOLD = """
 import sys, time

@@ -4,8 +4,8 @@ import re
 
 import pytest
 
+from tastemaker.errors import TastemakerError
 from tastemaker.runs.names import check_name, default_name, is_name, run_folder
-from tastemaker.types import TastemakerError
 
 TRAVERSAL = [
     "",

@@ -12,9 +12,9 @@ import sys
 import pytest
 import torch
 
+from tastemaker.errors import TastemakerError
 from tastemaker.runs import Parent, Resources, Run, RunLock, Source
 from tastemaker.runs.environment import git_commit
-from tastemaker.types import TastemakerError
 
 SETTINGS = {"beta": 0.1, "lora": {"r": 8, "targets": ("q", "v")}, "max_grad_norm": math.inf}
 DATA = [Source(source="pairs.jsonl", sha256="d" * 64, rows=10)]

@@ -144,7 +144,7 @@ def _lay_stage(
 
 def tastemaker_error() -> type[Exception]:
     """`TastemakerError`, for `except` clauses: torch comes with it, so only what was raised imports it."""
-    from tastemaker.types import TastemakerError
+    from tastemaker.errors import TastemakerError
 
     return TastemakerError
 

@@ -69,7 +69,7 @@ def _method_options(method: Declared) -> tuple[Option, ...]:
 def _train(name: str, request: Request) -> None:
     from tastemaker.methods import METHODS
     from tastemaker.studies.rehearsal import starting_model
-    from tastemaker.train import train
+    from tastemaker.training import train
 
     values = dict(request.values)
     inputs = {key: values.pop(key, None) for key in ("model", "data", "out", "eval_data", "reward")}

@@ -98,7 +98,7 @@ def method_and_settings(
     What the mapping leaves open comes from the method's `defaults`, then from `TrainSettings`. Raises
     `TastemakerError` as `settings_from` does.
     """
-    from tastemaker.types import TastemakerError
+    from tastemaker.errors import TastemakerError
 
     of_method = field_types(method_cls)
     checked = check_method(of_method, mapping or {}, where=where)

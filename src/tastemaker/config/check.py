@@ -33,7 +33,7 @@ SPELLINGS: Mapping[str, Mapping[str, object]] = {
 
 def fail(message: str) -> NoReturn:
     """Raises `TastemakerError`."""
-    from tastemaker.types import TastemakerError
+    from tastemaker.errors import TastemakerError
 
     raise TastemakerError(message)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from tastemaker.types import TastemakerError
+from tastemaker.errors import TastemakerError
 
 TEMPORARY = ".tmp-"
 

@@ -16,7 +16,7 @@ from pathlib import Path, PurePath
 import numpy as np
 import torch
 
-from tastemaker.types import TastemakerError
+from tastemaker.errors import TastemakerError
 
 
 def plain(value: object, where: str = "value") -> object:

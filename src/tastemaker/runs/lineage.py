@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from tastemaker.errors import TastemakerError
 from tastemaker.runs.record import MODEL_FOLDER, RECORD_FILE, Run
 from tastemaker.runs.schema import Parent
-from tastemaker.types import TastemakerError
 
 log = logging.getLogger(__name__)
 

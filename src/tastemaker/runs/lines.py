@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import cast
 
-from tastemaker.types import TastemakerError
+from tastemaker.errors import TastemakerError
 
 
 def to_line(fields: Mapping[str, object]) -> bytes:

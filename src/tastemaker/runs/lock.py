@@ -20,8 +20,8 @@ from functools import partial
 from pathlib import Path
 from types import TracebackType
 
+from tastemaker.errors import TastemakerError
 from tastemaker.runs.process import Process
-from tastemaker.types import TastemakerError
 
 log = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ import re
 import secrets
 from pathlib import Path
 
-from tastemaker.types import TastemakerError
+from tastemaker.errors import TastemakerError
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 # Windows takes these for devices, whatever their ending.

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from tastemaker.errors import TastemakerError
 from tastemaker.runs import environment
 from tastemaker.runs.files import TEMPORARY, append, sync_file, write_atomic
 from tastemaker.runs.fingerprint import Difference, differences, plain
@@ -30,7 +31,6 @@ from tastemaker.runs.names import check_name, default_name, is_name
 from tastemaker.runs.redact import environment_secrets, redact
 from tastemaker.runs.resources import Resources
 from tastemaker.runs.schema import SCHEMA_VERSION, Forced, Parent, Record, Source, Status
-from tastemaker.types import TastemakerError
 
 RECORD_FILE = "run.json"
 MODEL_FOLDER = "model"

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tastemaker.config import CompareSettings
+from tastemaker.errors import TastemakerError
 from tastemaker.methods import METHODS
 from tastemaker.town import TownSpec
-from tastemaker.types import TastemakerError
 
 Settings = Mapping[str, Any]
 

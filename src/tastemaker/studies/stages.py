@@ -15,7 +15,7 @@ from torch import Tensor
 
 from tastemaker.config import method_and_settings
 from tastemaker.data import read_records, tokenise
-from tastemaker.evaluate import Evaluation, evaluate_policy, reward_accuracy
+from tastemaker.evaluation import Evaluation, evaluate_policy, reward_accuracy
 from tastemaker.functional import best_of_n_expectation, best_of_n_kl, tilted_mean
 from tastemaker.methods import METHODS
 from tastemaker.models import build_roles
@@ -25,8 +25,8 @@ from tastemaker.studies.judges import TownJudge
 from tastemaker.studies.start import as_questions, cost_of, decoder, message_text
 from tastemaker.studies.tasks import Report
 from tastemaker.town import Town, TownSpec
-from tastemaker.train import train
-from tastemaker.train.rewarding import learned_reward
+from tastemaker.training import train
+from tastemaker.training.rewarding import learned_reward
 from tastemaker.types import Comparison, Models, Question, Record, Reward, Sampling
 
 MANY = 1_000_000

@@ -27,7 +27,7 @@ from tastemaker.rollout import LocalGenerator
 from tastemaker.runs import Run
 from tastemaker.studies.tasks import Report
 from tastemaker.town import Stage, Town, TownSpec
-from tastemaker.train import train
+from tastemaker.training import train
 from tastemaker.types import (
     Comparison,
     Demonstration,

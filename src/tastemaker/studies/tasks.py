@@ -24,7 +24,7 @@ from multiprocessing.queues import Queue
 from pathlib import Path
 from typing import Any
 
-from tastemaker.types import TastemakerError
+from tastemaker.errors import TastemakerError
 
 RESULT = "result.json"
 

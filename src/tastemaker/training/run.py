@@ -17,16 +17,16 @@ from tastemaker.data import Dataset, Tokenised, read_records, tokenise
 from tastemaker.models import LoraSettings, RoleModels, build_roles
 from tastemaker.rollout import LocalGenerator
 from tastemaker.runs import Meter, Parent, Run, RunLock, Source, default_name
-from tastemaker.train import checkpoint
-from tastemaker.train.contract import check_reference
-from tastemaker.train.distributed import World
-from tastemaker.train.held_out import held_out_metrics
-from tastemaker.train.interrupt import Interrupted, Interruption
-from tastemaker.train.loop import Counters, Step, fit, step_seed
-from tastemaker.train.optim import adamw
-from tastemaker.train.precompute import reference_logps
-from tastemaker.train.rewarding import keep_normalisation, learned_reward
-from tastemaker.train.source import BatchSource
+from tastemaker.training import checkpoint
+from tastemaker.training.contract import check_reference
+from tastemaker.training.distributed import World
+from tastemaker.training.held_out import held_out_metrics
+from tastemaker.training.interrupt import Interrupted, Interruption
+from tastemaker.training.loop import Counters, Step, fit, step_seed
+from tastemaker.training.optim import adamw
+from tastemaker.training.precompute import reference_logps
+from tastemaker.training.rewarding import keep_normalisation, learned_reward
+from tastemaker.training.source import BatchSource
 from tastemaker.types import Bundles, Method, Reward, Role, Sampling, TastemakerError
 
 log = logging.getLogger(__name__)

@@ -9,8 +9,8 @@ import torch
 
 from tastemaker.config import TrainSettings
 from tastemaker.methods import DPO, PPO, RewardModel
-from tastemaker.train.distributed import World
-from tastemaker.train.loop import Batch, Counters, fit
+from tastemaker.training.distributed import World
+from tastemaker.training.loop import Batch, Counters, fit
 from tastemaker.types import Bundles, Method, Reward, Tree
 from worlds import Table, TableReward, optimum, pair, pairs_batch, total_variation
 

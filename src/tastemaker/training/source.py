@@ -10,8 +10,8 @@ from torch import Tensor
 
 from tastemaker.config import TrainSettings
 from tastemaker.data import Tokenised, batches, share_indices, steps_per_epoch, total_steps
-from tastemaker.train.distributed import World
-from tastemaker.train.loop import Batch
+from tastemaker.training.distributed import World
+from tastemaker.training.loop import Batch
 
 
 @dataclass

@@ -27,12 +27,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from tastemaker.errors import TastemakerError
 from tastemaker.runs.files import sync_file, sync_folder
 from tastemaker.runs.fingerprint import canonical_json, sha256_json
 from tastemaker.runs.names import check_name
 from tastemaker.runs.process import Process
-from tastemaker.train.snapshot import pack_optimizer, restore_rng, rng_state, unpack_optimizer
-from tastemaker.types import TastemakerError
+from tastemaker.training.snapshot import pack_optimizer, restore_rng, rng_state, unpack_optimizer
 
 __all__ = [
     "Checkpoint",

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tastemaker.types import TastemakerError
+from tastemaker.errors import TastemakerError
 
 log = logging.getLogger(__name__)
 

@@ -6,9 +6,9 @@ import torch
 
 from tastemaker.config import TrainSettings
 from tastemaker.data import Tokenised
-from tastemaker.train.distributed import World
-from tastemaker.train.loop import merged
-from tastemaker.train.metrics import Totals
+from tastemaker.training.distributed import World
+from tastemaker.training.loop import merged
+from tastemaker.training.metrics import Totals
 from tastemaker.types import Method, Metric, Models
 
 CHUNK = 256

@@ -16,10 +16,10 @@ import pytest
 import torch
 from torch import nn
 
+from tastemaker.errors import TastemakerError
 from tastemaker.runs.process import Process
-from tastemaker.train import checkpoint as checkpoint_module
-from tastemaker.train.checkpoint import load_latest, save
-from tastemaker.types import TastemakerError
+from tastemaker.training import checkpoint as checkpoint_module
+from tastemaker.training.checkpoint import load_latest, save
 
 KILLS = Path(__file__).parent / "checkpoint_kills.py"
 

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from tastemaker.train.checkpoint import (
+from tastemaker.errors import TastemakerError
+from tastemaker.training.checkpoint import (
     load_latest,
     pack_optimizer,
     restore_rng,
@@ -17,7 +18,6 @@ from tastemaker.train.checkpoint import (
     save,
     unpack_optimizer,
 )
-from tastemaker.types import TastemakerError
 
 # ------------------------------------------------------------------------------------------- optimiser
 

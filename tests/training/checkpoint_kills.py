@@ -23,7 +23,7 @@ import torch
 from torch import nn
 
 from tastemaker.runs import sha256_json
-from tastemaker.train.checkpoint import (
+from tastemaker.training.checkpoint import (
     load_latest,
     pack_optimizer,
     restore_rng,

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from tastemaker.config import TrainSettings
-from tastemaker.train.distributed import World
-from tastemaker.train.metrics import Totals
-from tastemaker.train.optim import learning_rate_factor, set_learning_rate
+from tastemaker.training.distributed import World
+from tastemaker.training.metrics import Totals
+from tastemaker.training.optim import learning_rate_factor, set_learning_rate
 from tastemaker.types import (
     Bundles,
     Generator,

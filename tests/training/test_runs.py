@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from tastemaker.errors import TastemakerError
 from tastemaker.methods import METHODS
 from tastemaker.models import load_causal, tiny_model
 from tastemaker.runs import Run
-from tastemaker.train import Interrupted, train
-from tastemaker.types import TastemakerError
+from tastemaker.training import Interrupted, train
 
 PAIRS = [
     {"prompt": f"what is {a} ?", "chosen": f"it is {a} .", "rejected": f"no {b} {b} idea ."}
@@ -210,7 +210,7 @@ SCRIPT = """
 import sys, torch
 torch.set_num_threads(1)
 from tastemaker.methods import METHODS
-from tastemaker.train import train
+from tastemaker.training import train
 name, root, out = sys.argv[1:]
 own = {"ppo": {"response_length": 5, "num_ppo_epochs": 2, "num_mini_batches": 2}}
 train(METHODS[name](**own.get(name, {})), model=root + "/base", data=root + "/pairs.jsonl",

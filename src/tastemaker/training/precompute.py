@@ -16,7 +16,7 @@ from torch import Tensor
 from tastemaker.data import Tokenised
 from tastemaker.models import RoleModels
 from tastemaker.runs import sha256_json
-from tastemaker.train.distributed import World
+from tastemaker.training.distributed import World
 
 FILE = "reference_logps.safetensors"
 CHUNK = 256

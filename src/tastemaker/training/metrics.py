@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from tastemaker.train.distributed import World
+from tastemaker.training.distributed import World
 from tastemaker.types import Metric
 
 Entry = tuple[str, float, float]
