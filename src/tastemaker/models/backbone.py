@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
+from tastemaker.errors import TastemakerError
 from tastemaker.functional.logps import chunked_logps
 from tastemaker.models.attention import IMPLEMENTATION
 from tastemaker.models.layout import Stream
-from tastemaker.types import TastemakerError
 
 MODULE_CHUNK = 512
 """Rows of logits at once through a head that is more than a plain linear layer."""
@@ -244,5 +244,5 @@ def forget_rope(model: PreTrainedModel) -> None:
             prefix = name.removesuffix("inv_freq")
             first = cast("Tensor | None", getattr(module, f"{prefix}original_inv_freq", None))
             if name.endswith("inv_freq") and first is not None and "original" not in name:
-                module.register_buffer(name, first.to(buffer.device), persistent=False)
+                module.register_buffer(name, first.to(buffer.device, copy=True), persistent=False)
                 setattr(module, f"{prefix}max_seq_len_cached", original)

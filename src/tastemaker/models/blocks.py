@@ -8,7 +8,7 @@ many tiny trees cost a handful of operations and long ones stay inside the cache
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -144,7 +144,7 @@ def make_plan(
 ) -> Plan:
     """Plans a layout on the host; `branch` and `position` [T] int64 as in `TreeLayout`, on its device."""
     blocks = [block for extent in extents for block in cut_tree(extent, window)]
-    cap = 2**19 if branch.device.type == "cpu" else 2**26
+    cap = 2**18 if branch.device.type == "cpu" else 2**26
     groups = [
         _make_group(members, branch, position, heads, key_heads, window)
         for members in _similar(blocks, heads, cap)
@@ -268,7 +268,7 @@ class _BlockAttention(torch.autograd.Function):
             if keep:
                 kept.append(weights)
         ctx.save_for_backward(q, k, v, sinks, *kept)
-        ctx.plan, ctx.rule = plan, rule
+        ctx.plan, ctx.rule = plan, replace(rule, sinks=None)
         return out.index_select(0, plan.home).view(query.shape[0], plan.heads, v.shape[1])
 
     @staticmethod
@@ -276,7 +276,7 @@ class _BlockAttention(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         q, k, v, sinks, *kept = ctx.saved_tensors
         plan: Plan = ctx.plan
-        rule: AttentionRule = ctx.rule
+        rule: AttentionRule = replace(ctx.rule, sinks=sinks)  # as saved: a sharded one may have moved
         wide = torch.promote_types(v.dtype, torch.float32)
         g = _flat(grads[0])
         dq = q.new_empty(plan.slots, q.shape[1])

@@ -229,14 +229,8 @@ class _Trial:
     def plain(self) -> tuple[HeadRule, Grouping, bool]:
         """What plain rows need: the first way through the head, and of sharing forwards, that is right."""
         whole = HeadRule("whole")
-        catches = True
-        heads = [whole]
-        try:
-            hidden_states(self.model, rows(self.batch, self.device, [0]))
-            heads = [measure_head(self.model), whole]
-        except Exception as error:
-            log.info("the output embedding of %s cannot be watched (%s)", type(self.model).__name__, error)
-            catches = False
+        catches = _catches(self.model, self.batch)
+        heads = [_measured(self.model), whole] if catches else [whole]
         for grouping in (self.rope, Grouping("alone")):
             for head in heads:
                 if self.apart(self.logps(self.batch, rows, head, grouping)) <= self.tolerance:
@@ -313,8 +307,11 @@ def _confirmed(model: PreTrainedModel, result: ProbeResult) -> ProbeResult:
     with attention_of(model):
         truth = _logps(model, batch, rows, whole, result.grouping)
     tolerance = ROUNDING.get(next(model.parameters()).dtype, COARSE)
+    result = replace(result, catches=result.catches and _catches(model, batch))
     as_rows = replace(result, layout="rows", reason=result.reason or "on the model itself its numbers are off")
-    for candidate in (result, as_rows):
+    for candidate in (result, replace(result, head=whole), as_rows):
+        if candidate.head.mode == "chunked" and not candidate.catches:
+            continue
         streamed = candidate.layout == "stream"
         try:
             with attention_of(model, IMPLEMENTATION if streamed else None):
@@ -327,6 +324,27 @@ def _confirmed(model: PreTrainedModel, result: ProbeResult) -> ProbeResult:
         if float((logps - truth).abs().mean()) <= tolerance:
             return candidate
     return replace(as_rows, head=whole)
+
+
+def _measured(model: PreTrainedModel) -> HeadRule:
+    try:
+        return measure_head(model)
+    except Exception as error:
+        # a forward that cannot live with a head of constants; the model's own logits serve
+        log.info("the head of %s cannot be measured (%s)", type(model).__name__, error)
+        return HeadRule("whole")
+
+
+def _catches(model: PreTrainedModel, batch: Bundles) -> bool:
+    """Whether what enters the output embedding can be caught."""
+    try:
+        with attention_of(model):
+            hidden_states(model, rows(batch, next(model.parameters()).device, [0]))
+    except Exception as error:
+        # a model that names no output embedding, or does not call it as others do; its own logits serve
+        log.info("the output embedding of %s cannot be watched (%s)", type(model).__name__, error)
+        return False
+    return True
 
 
 def _rope_grouping(config: Any) -> Grouping:
