@@ -1,0 +1,132 @@
+"""How numbers of a report are taken from the results and how they are written."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+ABSENT = "–"
+"""Shown where there is no number."""
+Z = 1.96
+"""Standard normal quantile at 97.5%."""
+
+TITLES: Mapping[str, str] = {
+    "sft": "SFT",
+    "dpo": "DPO",
+    "ppo": "PPO",
+    "grpo": "GRPO",
+    "rloo": "RLOO",
+    "simpo": "SimPO",
+    "orpo": "ORPO",
+    "kto": "KTO",
+    "reward": "reward model",
+    "judge": "judge",
+}
+
+
+def strict(value: Any) -> Any:
+    """`value` as strict JSON can hold it: numbers that are not finite become None, keys text."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(k): strict(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [strict(v) for v in value]
+    return value
+
+
+def title(name: str) -> str:
+    """A method's name as people write it."""
+    return TITLES.get(name, name)
+
+
+def arm_title(name: str, arm: Mapping[str, Any]) -> str:
+    """An arm with its chosen setting."""
+    return title(name) if arm["chosen"] == "default" else f"{title(name)}, {arm['chosen']}"
+
+
+def finite(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def entry(policy: Mapping[str, Any], how: str, name: str) -> Mapping[str, Any]:
+    """The column `name` of a policy read `how` (sampled, greedy); empty where there is none."""
+    return policy.get(how, {}).get(name) or {}
+
+
+def mean(policy: Mapping[str, Any], how: str, name: str) -> float | None:
+    found = entry(policy, how, name).get("mean")
+    return float(found) if finite(found) else None
+
+
+def half(found: Mapping[str, Any]) -> float | None:
+    """Half of a 95% interval over prompts: 1.96 standard errors of one seed's mean."""
+    error = found.get("se")
+    return Z * float(error) if finite(error) else None
+
+
+def number(value: Any, digits: int = 2, *, sign: bool = False) -> str:
+    """Fixed digits, thousands apart, with a true minus sign."""
+    if not finite(value):
+        return ABSENT
+    text = f"{value:{'+' if sign else ''},.{digits}f}"
+    if float(text.replace(",", "")) == 0:
+        text = text.lstrip("+-")
+    return text.replace("-", "−").replace(",", "\u202f")
+
+
+def with_half(value: Any, spread: Any, digits: int = 2) -> str:
+    return number(value, digits) + (f" ± {number(spread, digits)}" if finite(value) and finite(spread) else "")
+
+
+def interval(found: Mapping[str, Any] | None, digits: int = 2) -> str:
+    """`mean [low, high]`; a bound that is not known is shown as such."""
+    if found is None or not finite(found.get("mean")):
+        return ABSENT
+    low, high = (number(found.get(k), digits, sign=True) for k in ("low", "high"))
+    return f"{number(found['mean'], digits, sign=True)} [{low}, {high}]"
+
+
+def percent(value: Any) -> str:
+    return f"{100 * value:.0f}%" if finite(value) else ABSENT
+
+
+def seconds(value: Any) -> str:
+    """A duration: 42 s, 3 min 20 s, 2 h 5 min."""
+    if not finite(value):
+        return ABSENT
+    if value < 120:
+        return f"{value:.0f} s"
+    minutes = round(value / 60, 1)
+    if minutes < 120:
+        whole, rest = divmod(round(value), 60)
+        return f"{whole} min {rest} s" if rest else f"{whole} min"
+    hours, minute = divmod(round(value / 60), 60)
+    return f"{hours} h {minute} min" if minute else f"{hours} h"
+
+
+def megabytes(value: Any) -> str:
+    """Bytes as MB or GB of 1000s."""
+    if not finite(value):
+        return ABSENT
+    return f"{value / 1e9:.1f} GB" if value >= 10e9 else f"{number(value / 1e6, 0)} MB"
+
+
+def score_digits(results: Mapping[str, Any]) -> int:
+    """Digits that scores deserve: two, or three where they are known to better than 0.05."""
+    policies = [results["baselines"]["sft"], *results["arms"].values()]
+    known = [h for p in policies if (h := half(entry(p, "sampled", "score"))) is not None]
+    return 3 if known and max(known) < 0.05 else 2
+
+
+def seed_count(results: Mapping[str, Any]) -> int:
+    """Seeds of the study."""
+    by_seed: Sequence[Any] = entry(results["baselines"]["sft"], "sampled", "score").get("by_seed", ())
+    return len(by_seed)
+
+
+def largest_best_of_n(results: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The point of the best-of-n curve with the most samples."""
+    points: Sequence[Mapping[str, Any]] = results["baselines"].get("best_of_n") or ()
+    return max(points, key=lambda p: p["n"], default=None)

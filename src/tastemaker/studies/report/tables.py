@@ -1,0 +1,176 @@
+"""The main table: one row per policy, the same cells on the page, in Markdown and in the terminal."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from tastemaker.studies.report.numbers import (
+    ABSENT,
+    arm_title,
+    entry,
+    half,
+    interval,
+    largest_best_of_n,
+    mean,
+    megabytes,
+    number,
+    percent,
+    score_digits,
+    seconds,
+    with_half,
+)
+from tastemaker.studies.report.words import verdict_text
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+FRONTIER = ("arm", "label", "seed", "chosen", "kl", "kl_se", "score", "score_se", "length")
+RATES: Mapping[str, str] = {"harm": "harm", "over_refusal": "over-refusal", "sycophancy": "sycophancy"}
+"""Behaviours in the main table, where the world has them."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A policy: its name and its cells by column."""
+
+    name: str
+    arm: str | None
+    cells: Mapping[str, str]
+
+
+def score_word(results: Mapping[str, Any]) -> str:
+    return "gold" if results["judge"]["kind"] == "gold" else "proxy score"
+
+
+def columns(results: Mapping[str, Any]) -> list[str]:
+    """Heads of the main table after the policy's name."""
+    rates = [word for key, word in RATES.items() if key in results["judge"].get("rates", {})]
+    return [
+        f"{score_word(results)}, sampled",
+        f"{score_word(results)}, greedy",
+        "difference to SFT greedy",
+        "KL, nats",
+        "length, tokens",
+        *rates,
+        "phases",
+        "model copies",
+        "peak memory",
+        "CPU time",
+    ]
+
+
+def rows(results: Mapping[str, Any]) -> list[Row]:
+    """SFT sampled, SFT greedy, best-of-n, then every arm."""
+    sft, digits = results["baselines"]["sft"], score_digits(results)
+    sampled, greedy = columns(results)[:2]
+    found = [
+        Row("SFT sampled", None, {**reading(results, sft, "sampled"), greedy: ABSENT, "phases": "1"}),
+        Row(
+            "SFT greedy",
+            None,
+            {
+                **reading(results, sft, "greedy"),
+                sampled: ABSENT,
+                "difference to SFT greedy": "reference",
+                "phases": "1",
+            },
+        ),
+    ]
+    best = largest_best_of_n(results)
+    if best is not None:
+        cells = {
+            sampled: with_half(best["score"], half(best), digits),
+            "KL, nats": number(best["kl"]),
+            "phases": "2",
+        }
+        found.append(Row(f"best of {number(best['n'], 0)} by the reward model", None, cells))
+    for name, arm in results["arms"].items():
+        found.append(Row(arm_title(name, arm), name, arm_cells(results, arm)))
+    return found
+
+
+def reading(results: Mapping[str, Any], policy: Mapping[str, Any], how: str) -> dict[str, str]:
+    """Cells of a policy read `how`; both scores, the rest as read."""
+    digits = score_digits(results)
+    sampled, greedy = columns(results)[:2]
+    cells = {
+        name: with_half(mean(policy, each, "score"), half(entry(policy, each, "score")), digits)
+        for name, each in ((sampled, "sampled"), (greedy, "greedy"))
+    }
+    cells["KL, nats"] = number(mean(policy, how, "kl"))
+    cells["length, tokens"] = number(mean(policy, how, "length"), 1)
+    cells |= {word: percent(mean(policy, how, f"parts/{key}")) for key, word in RATES.items()}
+    return cells
+
+
+def arm_cells(results: Mapping[str, Any], arm: Mapping[str, Any]) -> dict[str, str]:
+    cost = arm["cost"]
+    return {
+        **reading(results, arm, "sampled"),
+        "difference to SFT greedy": interval(arm["difference"].get("sft_greedy"), score_digits(results)),
+        "phases": number(cost["phases"], 0),
+        "model copies": number(cost["model_copies"], 0),
+        "peak memory": megabytes(cost["peak_rss_bytes"]),
+        "CPU time": seconds(cost["cpu_seconds"]),
+    }
+
+
+def filled(results: Mapping[str, Any]) -> list[list[str]]:
+    """Name and cells of every row, in the order of `columns`."""
+    heads = columns(results)
+    return [[row.name, *(row.cells.get(head, ABSENT) for head in heads)] for row in rows(results)]
+
+
+def summary_table(results: Mapping[str, Any]) -> Table:
+    """The main table for the terminal."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1))
+    table.add_column("policy")
+    for head in columns(results):
+        table.add_column(head, justify="right")
+    for cells in filled(results):
+        # Text, since names of models and settings may hold what rich takes for markup.
+        table.add_row(*(Text(cell) for cell in cells))
+    return table
+
+
+def markdown(results: Mapping[str, Any]) -> str:
+    """The verdict and the main table."""
+    heads = ["policy", *columns(results)]
+    lines = [
+        f"**{escaped(verdict_text(results))}**",
+        "",
+        table_line(heads),
+        table_line(["---", *("---:" for _ in heads[1:])]),
+        *(table_line(cells) for cells in filled(results)),
+        "",
+        escaped(f"Judge: {results['judge']['name']}. {results['judge']['note']}"),
+        "± is 1.96 standard errors over prompts; brackets are 95% intervals over seeds and prompts, paired.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def table_line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(escaped(cell) for cell in cells) + " |"
+
+
+def escaped(text: str) -> str:
+    """Text that stays text in Markdown, also between a table's bars."""
+    for mark, instead in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("|", "\\|"), ("\n", " ")):
+        text = text.replace(mark, instead)
+    return text
+
+
+def frontier_csv(results: Mapping[str, Any]) -> str:
+    """One line for every arm, setting and seed, as in `frontier` of results.json; unknown is empty."""
+    out = io.StringIO()
+    writer = csv.DictWriter(out, FRONTIER, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(results["frontier"])
+    return out.getvalue()
