@@ -168,8 +168,16 @@ def test_ppo_without_a_reward_says_what_to_do(world: Path, tmp_path: Path):
 
 
 def test_too_many_dropped_rows_stop_the_run(world: Path, tmp_path: Path):
+    long = {"prompt": "what " * 80, "chosen": "yes .", "rejected": "no ."}
+
+    def sft(limit: float) -> Run:
+        method, model = METHODS["sft"](), str(world / "base")
+        settings = {**COMMON, "max_steps": 1, "max_dropped": limit}
+        return train(method, model=model, data=[*PAIRS, long], out=tmp_path / f"run-{limit}", **settings)
+
+    assert sft(0.1).receipt()["used"] == len(PAIRS)
     with pytest.raises(TastemakerError, match="max_dropped"):
-        run_method("dpo", world, tmp_path / "x", max_length=8, max_dropped=0.01)
+        sft(0.01)
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_step_and_names_the_row(world: Path, tmp_path: Path):

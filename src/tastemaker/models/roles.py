@@ -176,7 +176,7 @@ class RoleModels:
                 self.forward(role, micro, temperature=temperature, entropy=entropy)
                 for micro in bare.cut(self.token_budget)
             ]
-        return _joined(parts, WANTS[role], self._device)
+        return _joined(parts, WANTS[role], self._device, entropy=entropy)
 
     @contextmanager
     def scope(self, role: Role) -> Generator[None]:
@@ -309,12 +309,14 @@ class RoleModels:
         return self._prepared[id(self._slot(role).backbone)]
 
 
-def _joined(parts: Sequence[Scores], want: Want, device: torch.device) -> Scores:
+def _joined(parts: Sequence[Scores], want: Want, device: torch.device, *, entropy: bool) -> Scores:
     fields: dict[str, Tensor] = {}
     for name in ("logps", "entropy", "values", "rewards"):
         tensors = [t for part in parts if (t := cast("Tensor | None", getattr(part, name))) is not None]
         if tensors:
             fields[name] = torch.cat(tensors)
-    if not parts:
+    if not parts:  # a process whose share of the batch is empty still takes part
         fields[want] = torch.zeros(0, device=device)
+        if entropy and want == "logps":
+            fields["entropy"] = torch.zeros(0, device=device)
     return Scores(**fields)

@@ -1,0 +1,34 @@
+"""Run by torchrun: every method once, each process with half of the batch."""
+
+from __future__ import annotations
+
+import sys
+
+import torch
+
+from tastemaker.methods import METHODS
+from tastemaker.training import train
+
+OWN = {"ppo": {"response_length": 5, "num_ppo_epochs": 2, "num_mini_batches": 2}}
+
+
+def main(root: str, out: str, batch: str) -> None:
+    torch.set_num_threads(1)
+    for name, method in METHODS.items():
+        train(
+            method(**OWN.get(name, {})),
+            model=f"{root}/base",
+            data=f"{root}/pairs.jsonl",
+            reward=f"{root}/rm" if name == "ppo" else None,
+            out=f"{out}/{name}",
+            max_steps=5,
+            save_steps=2,
+            per_device_train_batch_size=int(batch),
+            learning_rate=1e-3,
+            num_samples=0,
+            max_length=64,
+        )
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
