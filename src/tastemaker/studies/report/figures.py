@@ -7,7 +7,7 @@ shrunk cannot be read. Sizes are in CSS pixels (72 to the inch).
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 WIDE, NARROW = 860, 350
-PANEL = (270, 150)
+PANEL = (220, 135)
 Draw = Callable[["Axes", bool], None]
 """Draws into the axes; the flag says whether there is little room."""
 
@@ -69,9 +69,9 @@ def draw_figures(results: Mapping[str, Any]) -> list[Picture]:
 
 
 @contextmanager
-def style() -> Iterator[None]:
+def style() -> Generator[None]:
     """Matplotlib's settings for the time of drawing; nothing is left changed."""
-    ours: dict[str, Any] = {
+    ours: dict[Any, Any] = {
         "svg.fonttype": "none",
         "svg.hashsalt": "tastemaker",
         "font.family": ["DejaVu Sans"],
@@ -149,15 +149,24 @@ def draw_differences(axes: Axes, lines: Sequence[tuple[str, str, Mapping[str, fl
     for i, (name, text, found) in enumerate(lines):
         low, high = found.get("low"), found.get("high")
         y = -float(i)
-        sure = finite(low) and finite(high) and (low > 0 or high < 0)  # pyright: ignore[reportOptionalOperand]
+        sure = finite(low) and finite(high) and (low > 0 or high < 0)
         color = LIGHT["arm0"] if sure else LIGHT["muted"]
         if finite(low) and finite(high):
             axes.plot([low, high], [y, y], color=color, linewidth=2.4, solid_capstyle="butt")
         axes.plot([found["mean"]], [y], "o", color=color, markersize=7)
         across = axes.get_yaxis_transform()
-        axes.text(0, y + 0.42, name, transform=across, va="center", fontsize=12)
+        behind = {"facecolor": LIGHT["paper"], "edgecolor": "none", "pad": 1.5}
+        axes.text(0, y + 0.42, name, transform=across, va="center", fontsize=12, bbox=behind)
         axes.text(
-            1, y + 0.42, text, transform=across, ha="right", va="center", fontsize=11, color=LIGHT["muted"]
+            1,
+            y + 0.42,
+            text,
+            transform=across,
+            ha="right",
+            va="center",
+            fontsize=11,
+            color=LIGHT["muted"],
+            bbox=behind,
         )
     axes.set_ylim(-len(lines) + 0.55, 0.8)
     axes.yaxis.set_visible(False)
@@ -174,7 +183,7 @@ def curve_picture(panel: Panel) -> Picture:
             axes.plot(steps, values, color=color, linewidth=0.8, alpha=0.35)
             axes.plot(steps, smooth, color=color, linewidth=1.8)
         axes.locator_params(axis="both", nbins=4)
-        axes.tick_params(labelsize=11)
+        axes.tick_params(labelsize=11.5)
         axes.margins(x=0.01)
 
     svg, png = drawn(draw, *PANEL, narrow=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from tastemaker.studies.report.numbers import (
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from matplotlib.transforms import Bbox
 
 MARKERS = "os^DvP"
+Spot = tuple[float, float]
+Label = tuple["Annotation", list[Spot]]
+"""A label and the points of which any one may carry it."""
 PLACES = [
     (side * far, up, {1: "left", -1: "right", 0: "center"}[side])
     for far in (10, 22)
@@ -65,16 +69,16 @@ def frontier_words(results: Mapping[str, Any]) -> str:
 
 def draw_frontier(axes: Axes, results: Mapping[str, Any], *, narrow: bool) -> None:
     """Arms, then baselines, then labels where there is room."""
-    labels: list[Annotation] = []
+    labels: list[Label] = []
     spots = draw_baselines(axes, results, labels, narrow=narrow)
     for place, (name, arm) in enumerate(results["arms"].items()):
         color, marker = LIGHT[f"arm{place % 6}"], MARKERS[place % len(MARKERS)]
         points = known(p for p in results["frontier"] if p["arm"] == name)
-        spots += [(p["kl"], p["score"]) for p in points]
+        spots += [spot for p in points for spot in covered_by(p)] + along(points)
         draw_arm(axes, points, color, marker)
         for label in dict.fromkeys(p["label"] for p in points):
             same = [p for p in points if p["label"] == label]
-            at = tuple(sum(p[k] for p in same) / len(same) for k in ("kl", "score"))
+            at = [(p["kl"], p["score"]) for p in same]
             chosen = label == arm["chosen"]
             words = label if not chosen else title(name) if label == "default" else f"{title(name)} {label}"
             if chosen or not narrow:
@@ -82,11 +86,36 @@ def draw_frontier(axes: Axes, results: Mapping[str, Any], *, narrow: bool) -> No
     axes.set_xlabel("KL to the SFT policy, nats per response")
     axes.set_title(results["judge"]["name"], loc="left", fontsize=12, color=LIGHT["muted"], pad=10)
     axes.margins(0.08, 0.14)
+    greedy = mean(results["baselines"]["sft"], "greedy", "score")
+    if greedy is not None and spots:
+        far = max(kl for kl, _ in spots)
+        spots += [(far * i / 60, greedy) for i in range(61)]
     place_labels(axes, labels, spots)
 
 
 def known(points: Any) -> list[Mapping[str, Any]]:
     return [p for p in points if finite(p["kl"]) and finite(p["score"])]
+
+
+def covered_by(p: Mapping[str, Any]) -> list[tuple[float, float]]:
+    """Places on a mark and along its error bars."""
+    wide = Z * p["kl_se"] if finite(p["kl_se"]) else 0.0
+    high = Z * p["score_se"] if finite(p["score_se"]) else 0.0
+    shares = [i / 10 - 1 for i in range(21)]
+    bars = [(p["kl"] + s * wide, p["score"]) for s in shares] + [
+        (p["kl"], p["score"] + s * high) for s in shares
+    ]
+    return [(p["kl"], p["score"])] * 5 + bars
+
+
+def along(points: Sequence[Mapping[str, Any]]) -> list[tuple[float, float]]:
+    """Places along the lines that join the settings of one seed."""
+    found: list[tuple[float, float]] = []
+    for seed in {p["seed"] for p in points}:
+        own = sorted((p["kl"], p["score"]) for p in points if p["seed"] == seed)
+        for (x0, y0), (x1, y1) in pairwise(own):
+            found += [(x0 + i / 30 * (x1 - x0), y0 + i / 30 * (y1 - y0)) for i in range(31)]
+    return found
 
 
 def draw_arm(axes: Axes, points: Sequence[Mapping[str, Any]], color: str, marker: str) -> None:
@@ -111,7 +140,7 @@ def draw_arm(axes: Axes, points: Sequence[Mapping[str, Any]], color: str, marker
 
 
 def draw_baselines(
-    axes: Axes, results: Mapping[str, Any], labels: list[Annotation], *, narrow: bool
+    axes: Axes, results: Mapping[str, Any], labels: list[Label], *, narrow: bool
 ) -> list[tuple[float, float]]:
     """SFT, best-of-n and the tilted policy, which cost no training. Returns what labels must not cover."""
     base, spots = results["baselines"], list[tuple[float, float]]()
@@ -136,7 +165,7 @@ def draw_baselines(
     if sampled is not None:
         spread = half(entry(base["sft"], "sampled", "score"))
         axes.errorbar(0, sampled, yerr=spread, fmt="X", color=ink, markersize=9, elinewidth=1, zorder=4)
-        labels.append(note(axes, "SFT sampled", (0, sampled), ink))
+        labels.append(note(axes, "SFT sampled", [(0, sampled)], ink))
         spots.append((0, sampled))
     for key, style, words in (
         ("best_of_n", "--", "best of n"),
@@ -149,15 +178,15 @@ def draw_baselines(
         xs, ys = [p["kl"] for p in ordered], [p["score"] for p in ordered]
         axes.plot(xs, ys, style, marker=".", color=muted, linewidth=1.5, markersize=7, zorder=2)
         end = f", n = {number(ordered[-1]['n'], 0)}" if key == "best_of_n" and not narrow else ""
-        labels.append(note(axes, words + end, (xs[-1], ys[-1]), muted))
-        spots += list(zip(xs, ys, strict=True))
+        labels.append(note(axes, words + end, list(zip(xs, ys, strict=True))[len(xs) // 2 :], muted))
+        spots += along([{"seed": 0, **p} for p in points])
     return spots
 
 
-def note(axes: Axes, words: str, at: tuple[float, ...], color: str, *, strong: bool = False) -> Annotation:
-    return axes.annotate(
+def note(axes: Axes, words: str, at: list[Spot], color: str, *, strong: bool = False) -> Label:
+    made = axes.annotate(
         words,
-        (at[0], at[1]),
+        at[-1],
         xytext=(0, 0),
         textcoords="offset pixels",
         color=color,
@@ -165,10 +194,12 @@ def note(axes: Axes, words: str, at: tuple[float, ...], color: str, *, strong: b
         fontweight="bold" if strong else "normal",
         va="center",
         zorder=6,
+        bbox={"facecolor": LIGHT["paper"], "edgecolor": "none", "pad": 1, "alpha": 0.75},
     )
+    return made, at
 
 
-def place_labels(axes: Axes, labels: Sequence[Annotation], spots: Sequence[tuple[float, float]]) -> None:
+def place_labels(axes: Axes, labels: Sequence[Label], spots: Sequence[tuple[float, float]]) -> None:
     """Moves every label to the first place beside its point where it covers the least."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.transforms import Bbox
@@ -178,28 +209,33 @@ def place_labels(axes: Axes, labels: Sequence[Annotation], spots: Sequence[tuple
     canvas.draw()
     renderer = canvas.get_renderer()
     room = axes.get_window_extent(renderer)
-    taken = [Bbox.from_bounds(x - 6, y - 6, 12, 12) for x, y in axes.transData.transform(list(spots))]
-    taken += [t.get_window_extent(renderer) for t in axes.texts if t not in labels]
-    for label in sorted(labels, key=lambda t: t.get_fontweight() != "bold"):
-        best = min(PLACES, key=lambda place: badness(label, place, room, taken, renderer))
-        put(label, best)
-        taken.append(label.get_window_extent(renderer))
+    taken = [Bbox.from_bounds(x - 4, y - 4, 8, 8) for x, y in axes.transData.transform(list(spots))]
+    free = [label for label, _ in labels]
+    taken += [t.get_window_extent(renderer) for t in axes.texts if t not in free]
+    for label, at in sorted(labels, key=lambda found: found[0].get_fontweight() != "bold"):
+        choices = [(spot, place) for spot in reversed(at) for place in PLACES]
+        best = min(choices, key=lambda choice: badness(label, *choice, room, taken, renderer))
+        put(label, *best)
+        # Other words are worse to cover than marks.
+        taken += [label.get_window_extent(renderer)] * 4
 
 
-def put(label: Annotation, place: tuple[int, int, str]) -> None:
+def put(label: Annotation, spot: Spot, place: tuple[int, int, str]) -> None:
+    label.xy = spot
     label.xyann = place[:2]
     label.set_horizontalalignment(place[2])  # pyright: ignore[reportArgumentType]
 
 
 def badness(
     label: Annotation,
+    spot: Spot,
     place: tuple[int, int, str],
     room: Bbox,
     taken: Sequence[Bbox],
     renderer: RendererBase,
 ) -> float:
     """Pixels covered or outside, and a little for distance."""
-    put(label, place)
+    put(label, spot, place)
     own = label.get_window_extent(renderer)
     outside = max(0.0, room.x0 - own.x0) + max(0.0, own.x1 - room.x1)
     outside += max(0.0, room.y0 - own.y0) + max(0.0, own.y1 - room.y1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 ABSENT = "–"
 """Shown where there is no number."""
@@ -46,7 +46,7 @@ def arm_title(name: str, arm: Mapping[str, Any]) -> str:
     return title(name) if arm["chosen"] == "default" else f"{title(name)}, {arm['chosen']}"
 
 
-def finite(value: Any) -> bool:
+def finite(value: Any) -> TypeGuard[float]:
     return isinstance(value, int | float) and math.isfinite(value)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -68,9 +69,10 @@ def render_page(results: Mapping[str, Any], figures: Sequence[Picture], folder: 
         style=Markup((here / "style.css").read_text("utf-8")),
         script=Markup((here / "page.js").read_text("utf-8")),
         headline=words.headline(results),
-        sentences=words.sentences(results),
+        sentences=[unbroken(s) for s in words.sentences(results)],
         facts=facts(results),
         judge=results["judge"],
+        judge_title=judge_title(results["judge"]),
         proxy=results["judge"]["kind"] != "gold",
         score_word=tables.score_word(results),
         figures=by_name,
@@ -99,11 +101,22 @@ def page_title(results: Mapping[str, Any]) -> str:
     return f"{names} on the same preferences"
 
 
+def judge_title(judge: Mapping[str, Any]) -> str:
+    """The judge's name to begin a sentence with; a proxy is called one."""
+    name: str = judge["name"] + (" (proxy)" if judge["kind"] != "gold" and "proxy" not in judge["name"] else "")
+    return name[:1].upper() + name[1:]
+
+
+def unbroken(sentence: str) -> str:
+    """With spaces inside `mean [low, high]` that do not break lines."""
+    return re.sub(r"[+−]?[\d.]+ \[[^\]]*\]", lambda m: m[0].replace(" ", "\u00a0"), sentence)
+
+
 def facts(results: Mapping[str, Any]) -> list[tuple[str, str]]:
     """What was compared, at a glance."""
     asked, preset = results["settings"]["compare"], results["settings"]["preset"]
     where = (
-        [("World", "the town (embedded, truth known)")]
+        [("World", "the town")]
         if results["world"] == "town"
         else [("Model", str(asked["model"])), ("Data", str(asked["data"]))]
     )
@@ -139,7 +152,9 @@ def quality_table(results: Mapping[str, Any]) -> Table:
     head = ["policy", f"{word}, sampled", "by seed", "− SFT sampled [95%]", "− SFT greedy [95%]"]
     head += [f"{word}, greedy", "entropy, nats per token", "ended"]
     found: list[tuple[Sequence[str], int | None]] = []
-    policies = [("SFT", None, results["baselines"]["sft"], {})]
+    policies: list[tuple[str, int | None, Mapping[str, Any], Mapping[str, Any]]] = [
+        ("SFT", None, results["baselines"]["sft"], {})
+    ]
     for name, arm in results["arms"].items():
         policies.append((arm_title(name, arm), places(results)[name], arm, arm["difference"]))
     for name, place, policy, against in policies:
@@ -170,14 +185,17 @@ def behaviour_table(results: Mapping[str, Any]) -> Table | None:
         for how in ("sampled", "greedy"):
             cells = [rate_cell(entry(policy, how, f"parts/{key}")) for key in rates]
             found.append(([f"{name} · {how}", *cells], place))
-    heads = [f"{key.replace('_', ' ')}: {what}" for key, what in rates.items()]
+    heads = [f"{tables.RATES.get(key, key)}: {what}" for key, what in rates.items()]
     return table(["policy", *heads], found)
 
 
 def rate_cell(found: Mapping[str, Any]) -> str:
-    spread = half(found)
+    """Mean over seeds, with the lowest and the highest seed where they differ: policies flip whole."""
+    shares = [v for v in found.get("by_seed", ()) if finite(v)]
     text = percent(found.get("mean"))
-    return text if spread is None or text == ABSENT else f"{text} ± {100 * spread:.0f}"
+    if not shares or percent(min(shares)) == percent(max(shares)):
+        return text
+    return f"{text} ({100 * min(shares):.0f}–{100 * max(shares):.0f})"
 
 
 def cost_table(results: Mapping[str, Any]) -> Table:
@@ -192,7 +210,7 @@ def cost_table(results: Mapping[str, Any]) -> Table:
             title(name),
             number(cost["phases"], 0),
             "yes" if cost["needs_reward_model"] else "no",
-            "online (samples as it learns)" if cost["online"] else "offline (fixed pairs)",
+            "online" if cost["online"] else "offline",
             number(cost["model_copies"], 0),
             megabytes(cost["peak_rss_bytes"]),
             seconds(cost["wall_seconds"]),

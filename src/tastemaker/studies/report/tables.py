@@ -87,7 +87,7 @@ def rows(results: Mapping[str, Any]) -> list[Row]:
             "KL, nats": number(best["kl"]),
             "phases": "2",
         }
-        found.append(Row(f"best of {number(best['n'], 0)} by the reward model", None, cells))
+        found.append(Row(f"SFT best of {number(best['n'], 0)}", None, cells))
     for name, arm in results["arms"].items():
         found.append(Row(arm_title(name, arm), name, arm_cells(results, arm)))
     return found
