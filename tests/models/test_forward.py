@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from tiny_families import BATCH, drawn, each_alone, far, furthest, gradients, tiny
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from models.tiny_families import BATCH, drawn, each_alone, far, furthest, gradients, tiny
 from tastemaker.models.attention import IMPLEMENTATION
 from tastemaker.models.backbone import HeadRule
 from tastemaker.models.forward import Scorer
