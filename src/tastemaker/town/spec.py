@@ -6,10 +6,10 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass, field
 
+from tastemaker.errors import TastemakerError
 from tastemaker.town import text
 from tastemaker.town.annotators import PANELS
 from tastemaker.town.documents import Corpus
-from tastemaker.types import TastemakerError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,9 +42,9 @@ class TownSpec:
     panel: str = "panel"
     corpus: Corpus = field(default_factory=Corpus)
     model: ModelSize = field(default_factory=ModelSize)
-    pretrain: Stage = Stage(examples=12_000, epochs=1, batch=16, learning_rate=2e-3)
+    pretrain: Stage = Stage(examples=12_000, epochs=1, batch=8, learning_rate=1.5e-3)
     sft: Stage = Stage(examples=3000, epochs=1, batch=64, learning_rate=1e-3)
-    reward: Stage = Stage(examples=6000, epochs=1, batch=32, learning_rate=5e-4)
+    reward: Stage = Stage(examples=6000, epochs=1, batch=16, learning_rate=5e-4)
     reward_head: str = "last"
     max_new_tokens: int = 48
 
