@@ -25,7 +25,7 @@ from tastemaker.studies.report.words import BASELINES
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-WIDE, NARROW = 860, 350
+WIDE, NARROW = 1060, 350
 PANEL = (220, 135)
 Draw = Callable[["Axes", bool], None]
 """Draws into the axes; the flag says whether there is little room."""
@@ -54,7 +54,7 @@ def draw_figures(results: Mapping[str, Any]) -> list[Picture]:
             def draw(axes: Axes, narrow: bool) -> None:
                 draw_frontier(axes, results, narrow=narrow)
 
-            found.append(picture("frontier", "Score against KL", words, draw, height=470, narrow=380))
+            found.append(picture("frontier", "Score against KL", words, draw, height=500, narrow=380))
         lines = differences(results)
         if lines:
             words = "Differences with 95% intervals. " + "; ".join(f"{n}: {t}" for n, t, _ in lines)

@@ -60,7 +60,7 @@ def sentences(results: Mapping[str, Any]) -> list[str]:
 
 def pair_words(pair: Mapping[str, Any], judge: str, digits: int) -> str:
     a, b, found, matched = title(pair["a"]), title(pair["b"]), pair["difference"], pair["matched_kl"]
-    text = f"By the {judge}, each at its best setting, {a} − {b} is {interval(found, digits)}{meaning(found)}"
+    text = f"By the {judge}, each at its chosen setting, {a} − {b} is {interval(found, digits)}{meaning(found)}"
     if matched.get("comparable"):
         at = matched["difference"]
         return f"{text}; at equal KL ({number(matched['kl'])} nats) it is {interval(at, digits)}{meaning(at)}."
