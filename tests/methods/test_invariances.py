@@ -175,3 +175,17 @@ def test_only_what_is_trained_gets_gradients(method: Method):
     for role in models.roles:
         if role not in method.trains:
             assert models.trainable(role) == {}
+
+
+@pytest.mark.parametrize("layout", ["stream", "rows"])
+def test_B8_the_token_budget_of_scoring_changes_nothing(layout: str):
+    method = next(m for m in METHODS if m.name == "dpo")
+    batch = batch_for(method)
+    whole = roles_for(method, attention=layout, dtype=torch.float32).score("policy", batch, entropy=True)
+    cut = roles_for(method, attention=layout, dtype=torch.float32, token_budget=20).score(
+        "policy", batch, entropy=True
+    )
+    assert whole.logps is not None
+    assert cut.logps is not None
+    assert torch.allclose(whole.logps, cut.logps, atol=1e-5)
+    assert torch.allclose(whole.entropy, cut.entropy, atol=1e-5)  # pyright: ignore[reportArgumentType]

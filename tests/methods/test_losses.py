@@ -183,3 +183,41 @@ def test_C15_a_tie_makes_no_pair():
     tied = batch.with_responses(rank=torch.zeros_like(batch.response_columns["rank"]))
     assert method.units(tied)["pairs"] == 0
     assert method.consumes is Comparison
+
+
+def test_D14_engine_and_trainer_are_compared_token_by_token():
+    ready, old, _, _ = ppo_batch(PPO())
+    off = torch.zeros_like(old)
+    off[3] = 0.25
+    metrics = PPO().observe(ready.with_tokens(sampled_logps=old + off))
+    assert math.isclose(float(metrics["sampling/sampling_logp_difference/max"].total), 0.25, rel_tol=1e-9)
+    mean = metrics["sampling/sampling_logp_difference/mean"]
+    assert math.isclose(float(mean.total) / mean.count, 0.25 / len(old), rel_tol=1e-9)
+
+
+def test_D6_adams_epsilon_is_explicit_for_ppo():
+    assert PPO.defaults["adam_epsilon"] == 1e-5
+
+
+def test_D12_a_cut_response_keeps_its_tokens_and_pays_the_penalty():
+    """The rule for cut responses: nothing is masked, nothing is bootstrapped, the score pays."""
+    ready, *_ = ppo_batch(PPO(kl_coef=0.0, missing_eos_penalty=2.0))
+    free, *_ = ppo_batch(PPO(kl_coef=0.0, missing_eos_penalty=None))
+    paid = ready.sum_by_response(free.token_columns["rewards"] - ready.token_columns["rewards"])
+    assert torch.allclose(paid, 2.0 * (~ready.ended).to(paid.dtype))
+    assert PPO().units(ready)["tokens"] == len(ready.targets)
+
+
+def test_C10_dpo_logs_what_shows_displacement():
+    method = DPO()
+    batch = batch_for(method)
+    n = len(batch.targets)
+    logps, ref = -random(batch, n, 1).abs(), -random(batch, n, 2).abs()
+    metrics = method.loss(Scores(logps=logps), batch.with_tokens(reference_logps=ref)).metrics
+    names = {"logps/chosen", "logps/rejected", "lengths/chosen", "lengths/rejected", "rewards/margins"}
+    assert names <= metrics.keys()
+    pi = [sum(x) for x in by_response(batch, logps)]
+    chosen = metrics["logps/chosen"]
+    pairs = strict_pairs(batch)
+    assert math.isclose(float(chosen.total), sum(pi[w] for w, _ in pairs), rel_tol=1e-9)
+    assert chosen.count == len(pairs)

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 from peft import AutoPeftModelForCausalLM, LoraConfig, PeftModel, get_peft_model
-from role_worlds import (
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+
+from models.role_worlds import (
     LORA,
     batch,
     build,
@@ -23,13 +25,11 @@ from role_worlds import (
     tokenizer,
     trained_run,
 )
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
-
+from tastemaker.errors import TastemakerError
 from tastemaker.models.adapters import LoraSettings
 from tastemaker.models.export import export_model, merged, save_model
 from tastemaker.models.load import load_causal
 from tastemaker.models.weights import model_hash
-from tastemaker.types import TastemakerError
 
 
 def scores_by_transformers(classifier: torch.nn.Module, batch) -> torch.Tensor:

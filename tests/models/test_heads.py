@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tastemaker.errors import TastemakerError
 from tastemaker.models.heads import (
     ScalarHead,
     TokenHead,
@@ -16,7 +17,6 @@ from tastemaker.models.heads import (
     save_head,
     value_from,
 )
-from tastemaker.types import TastemakerError
 
 
 def filled(head: torch.nn.Module, seed: int = 0):

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from role_worlds import LORA, batch, build, llama, logps_by_hand, qwen2, saved, tokenizer, trained_run
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, LlamaForSequenceClassification
 
+from models.role_worlds import LORA, batch, build, llama, logps_by_hand, qwen2, saved, tokenizer, trained_run
+from tastemaker.errors import TastemakerError
 from tastemaker.models.load import load_causal, locate
 from tastemaker.models.weights import cast_weights, model_hash, tensors_hash
-from tastemaker.types import TastemakerError
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from role_worlds import (
+
+from models.role_worlds import (
     LORA,
     batch,
     build,
@@ -26,7 +27,6 @@ from role_worlds import (
     tokenizer,
     trained_run,
 )
-
 from tastemaker.models.adapters import (
     LoraSettings,
     adapter_parameters,

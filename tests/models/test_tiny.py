@@ -8,10 +8,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from tastemaker.errors import TastemakerError
 from tastemaker.models.export import save_model
 from tastemaker.models.tiny import tiny_model, word_model
 from tastemaker.models.weights import model_hash
-from tastemaker.types import TastemakerError
 
 TEXTS = ["the harbour opens at nine", "the museum closes at five", "is the harbour open?"] * 5
 WORDS = ["is", "the", "harbour", "open?", "at", "nine", "and", "museum?"]

@@ -6,11 +6,10 @@ import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
-from rich.table import Table
 from rich.text import Text
 
 from tastemaker.cli.progress import numbers
@@ -156,45 +155,12 @@ def board(out: Console, workers: int) -> Generator[Board]:
 
 def show_study(out: Console, study: Study) -> None:
     """The table of the arms beside SFT, the verdict, and where the rest is."""
-    results = study.results
-    judge = "gold" if results["judge"]["kind"] == "gold" else "score (proxy)"
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("policy")
-    for column in (judge, "greedy", "vs SFT [95%]", "KL, nats", "length", "CPU, s", "peak, MB", "models"):
-        table.add_column(column, justify="right")
-    table.add_row("SFT", *_readings(results["baselines"]["sft"]))
-    for name, arm in results["arms"].items():
-        label = name if arm["chosen"] == "default" else f"{name} ({arm['chosen']})"
-        cost = arm["cost"]
-        table.add_row(
-            Text(label),
-            *_readings(arm, _interval(arm["difference"]["sft_sampled"])),
-            f"{cost['cpu_seconds']:.0f}",
-            f"{cost['peak_rss_bytes'] / 1e6:.0f}",
-            f"{cost['model_copies']:.0f}",
-        )
-    best = max(results["baselines"]["best_of_n"], key=lambda p: p["n"], default=None)
-    if best is not None:
-        table.add_row(f"best of {best['n']:.0f}", f"{best['score']:.3f}", "", "", f"{best['kl']:.2f}")
+    from tastemaker.studies.report import summary_table, verdict_text
+
     out.print()
-    out.print(table)
+    out.print(summary_table(study.results))
     out.print()
-    out.print(Text(results["verdict"]["text"]))
-    if study.report.exists():
-        out.print(Text(f"report  {study.report}"), soft_wrap=True)
-    out.print(Text(f"figures {study.folder / 'results.json'}"), soft_wrap=True)
-
-
-def _readings(policy: Mapping[str, Any], difference: str = "") -> tuple[str, ...]:
-    sampled, greedy = policy["sampled"], policy["greedy"]
-    score = f"{_number(sampled['score']['mean'], 3)} ± {_number(sampled['score']['se'], 3)}"
-    kl, length = _number(sampled["kl"]["mean"], 2), _number(sampled["length"]["mean"], 1)
-    return (score, _number(greedy["score"]["mean"], 3), difference, kl, length)
-
-
-def _interval(found: Mapping[str, float]) -> str:
-    return f"{found['mean']:+.3f} [{found['low']:+.3f}, {found['high']:+.3f}]"
-
-
-def _number(value: float | None, digits: int) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"
+    out.print(Text(verdict_text(study.results)))
+    out.print()
+    out.print(Text(f"report   {study.report}"), soft_wrap=True)
+    out.print(Text(f"numbers  {study.folder / 'results.json'}"), soft_wrap=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -81,10 +82,11 @@ def evaluate_policy(
     assert policy.logps is not None
     assert policy.entropy is not None
     assert reference.logps is not None
+    ours, theirs = policy.logps, reference.logps
     sampled = sampling.temperature > 0
 
-    def per_response(kind: str) -> Tensor:
-        return responses.sum_by_response(kl_estimate(policy.logps, reference.logps, kind)).double().cpu()
+    def per_response(kind: Literal["k1", "k3"]) -> Tensor:
+        return responses.sum_by_response(kl_estimate(ours, theirs, kind)).double().cpu()
 
     lengths = responses.lengths.double()
     return Evaluation(
@@ -97,7 +99,11 @@ def evaluate_policy(
         kl=per_response("k1") if sampled else None,
         kl_k3=per_response("k3") if sampled else None,
         responses=responses,
-        texts=tuple(decode(r) for t in responses.trees for r in t.responses),
+        texts=tuple(
+            decode(r[:-1] if ended else r)
+            for t in responses.trees
+            for r, ended in zip(t.responses, t.ended, strict=True)
+        ),
     )
 
 

@@ -184,6 +184,11 @@ class PPO(Offline):
         }
         for name, moment in (("values", values), ("returns", returns)):
             metrics[f"val/{name}"] = mean_of(moment)
+        if "sampled_logps" in columns:  # the engine's word against the trainer's
+            mismatch = (columns["sampled_logps"] - columns["old_logps"]).abs()
+            metrics["sampling/sampling_logp_difference/mean"] = mean_of(mismatch)
+            if len(mismatch):
+                metrics["sampling/sampling_logp_difference/max"] = Metric(mismatch.max(), kind="max")
         # explained variance needs second moments of the whole batch: the loop adds up, after_step divides
         metrics["_returns_squared"] = mean_of(returns.double() ** 2)
         metrics["_residual"] = mean_of(returns.double() - values.double())

@@ -18,12 +18,12 @@ from typing import Any, cast
 import torch
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 
+from tastemaker.errors import TastemakerError
 from tastemaker.models.adapters import Adapter, extract, merge, with_score, write_adapter
 from tastemaker.models.assemble import Slot
 from tastemaker.models.heads import Head, ScalarHead, save_head
 from tastemaker.models.load import NOTE_FILE, LoadedModel, Source, load_causal
 from tastemaker.models.weights import backbone_hash, model_hash, quiet, reward_hash
-from tastemaker.types import TastemakerError
 
 
 def save_role(slot: Slot, folder: Path, *, overwrite: bool = False) -> None:

@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from tastemaker.types import TastemakerError
+from tastemaker.errors import TastemakerError
 
 HeadKind = Literal["last", "token"]
 WEIGHTS_FILE = "head.safetensors"

@@ -20,12 +20,12 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from tastemaker.errors import TastemakerError
 from tastemaker.models.adapters import CONFIG_FILE as ADAPTER_CONFIG
 from tastemaker.models.adapters import Adapter, adapter_hash, read_adapter
 from tastemaker.models.heads import WEIGHTS_FILE as HEAD_WEIGHTS
 from tastemaker.models.heads import Head, head_from, load_head
 from tastemaker.models.weights import backbone_hash, cast_weights, combined_hash, model_hash, quiet, reward_hash
-from tastemaker.types import TastemakerError
 
 NOTE_FILE = "tastemaker.json"
 """Beside an adapter: {"base_weights_hash": hash of the weights it was trained over}."""

@@ -16,7 +16,7 @@ from tokenizers.processors import TemplateProcessing
 from tokenizers.trainers import BpeTrainer
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from tastemaker.types import TastemakerError
+from tastemaker.errors import TastemakerError
 
 PAD, BOS, EOS = "<pad>", "<bos>", "<eos>"
 

@@ -116,7 +116,7 @@ def town_preset(size: str) -> Preset:
         response_length=spec.max_new_tokens,
         tuning_prompts={"quick": 32, "demo": 256, "full": 512}[size],
         test_prompts={"quick": 32, "demo": 384, "full": 1024}[size],
-        baseline_prompts={"quick": 16, "demo": 128, "full": 256}[size],
+        baseline_prompts={"quick": 32, "demo": 384, "full": 1024}[size],
         baseline_samples={"quick": 4, "demo": 16, "full": 64}[size],
     )
 

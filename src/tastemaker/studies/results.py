@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -42,6 +45,7 @@ def collect_results(plan: Plan, results: Results) -> dict[str, Any]:
         },
         points,
         judge["name"],
+        {arm: [column(r["greedy"]) for r in reads] for arm, reads in readings.items()},
     )
     arms = {
         arm: {
@@ -50,8 +54,9 @@ def collect_results(plan: Plan, results: Results) -> dict[str, Any]:
             "tried": {label: plain(dict(s)) for label, s in plan.tried[arm].items()},
             **policy_entry(readings[arm]),
             "difference": said["against_baselines"][arm],
-            "cost": arm_cost(arm, plan, results, seeds),
-            "runs": [results[f"{arm}:{chosen[arm]}-{s}"]["run"] for s in seeds],
+            "greedy_difference": said["greedy_against_sft_greedy"][arm],
+            "cost": arm_cost(arm, chosen[arm], plan, results, seeds),
+            "runs": [near(results[f"{arm}:{chosen[arm]}-{s}"]["run"], plan) for s in seeds],
             "curves": [results[f"{arm}:{chosen[arm]}-{s}"]["curve"] for s in seeds],
             "stopped": [results[f"{arm}:{chosen[arm]}-{s}"]["stopped"] for s in seeds],
         }
@@ -63,6 +68,7 @@ def collect_results(plan: Plan, results: Results) -> dict[str, Any]:
         "judge": judge,
         "arms": arms,
         "baselines": baselines(sft, results, seeds),
+        "start": {"stages": start_costs(results, seeds)},
         "reward_model": reward_models(plan, results, seeds),
         "frontier": frontier(plan, results, seeds, chosen),
         "verdict": said,
@@ -122,19 +128,34 @@ def over_seeds(readings: Sequence[Mapping[str, Any]], name: str) -> dict[str, An
     return {
         "mean": float(known.mean()),
         "sd": float(known.std(correction=1)) if len(known) > 1 else None,
-        "se": float(torch.tensor(errors, dtype=torch.float64).square().nanmean().sqrt()),
+        "se": pooled_error(errors),
         "by_seed": means,
     }
 
 
-def arm_cost(arm: str, plan: Plan, results: Results, seeds: Sequence[int]) -> dict[str, Any]:
-    """What one run of the arm at its setting costs beyond the shared start, and its search."""
+def near(path: str, plan: Plan) -> str:
+    """A path inside the comparison's folder, so that results can be moved and shared."""
+    return Path(os.path.relpath(path, plan.settings.out)).as_posix()
+
+
+def pooled_error(errors: Sequence[float]) -> float | None:
+    """Standard error of a mean over seeds from each seed's own: what drawing other prompts would change."""
+    known = [e for e in errors if e == e]
+    return math.sqrt(sum(e * e for e in known)) / len(known) if known else None
+
+
+def arm_cost(arm: str, chosen: str, plan: Plan, results: Results, seeds: Sequence[int]) -> dict[str, Any]:
+    """What one run of the arm at its chosen setting costs beyond the shared start, over seeds; and what all
+    its runs cost together, the reward models among them.
+    """
     needs_reward = "reward" in METHODS[arm].roles
     labels = list(plan.tried[arm])
     runs = [results[f"{arm}:{label}-{s}"]["cost"] for label in labels for s in seeds]
-    stages = {arm: averaged(runs)}
+    stages = {arm: averaged([results[f"{arm}:{chosen}-{s}"]["cost"] for s in seeds])}
     if needs_reward:
-        stages = {"reward": averaged([results[f"reward-{s}"]["cost"] for s in seeds]), **stages}
+        rewards = [results[f"reward-{s}"]["cost"] for s in seeds]
+        stages = {"reward": averaged(rewards), **stages}
+        runs += rewards
     return {
         "phases": 1 + len(stages),
         "stages": stages,
@@ -146,6 +167,12 @@ def arm_cost(arm: str, plan: Plan, results: Results, seeds: Sequence[int]) -> di
         "needs_reward_model": needs_reward,
         "online": METHODS[arm].online,
     }
+
+
+def start_costs(results: Results, seeds: Sequence[int]) -> dict[str, dict[str, float]]:
+    """What every arm shares: pretraining (on the town) and SFT."""
+    stages = [results[f"start-{s}"]["stages"] for s in seeds]
+    return {name: averaged([s[name] for s in stages]) for name in stages[0]}
 
 
 def averaged(costs: Sequence[Mapping[str, float]]) -> dict[str, float]:
@@ -170,7 +197,8 @@ def merged_points(by_seed: Sequence[Sequence[Mapping[str, float]]], key: str) ->
     found: list[dict[str, float]] = []
     for value in keys:
         same = [next(p for p in points if p[key] == value) for points in by_seed]
-        found.append({name: sum(p[name] for p in same) / len(same) for name in same[0]})
+        point = {name: sum(p[name] for p in same) / len(same) for name in same[0]}
+        found.append(point | {"se": pooled_error([p["se"] for p in same]) or 0.0})
     return found
 
 
@@ -218,10 +246,10 @@ def frontier(
 def samples(
     readings: Mapping[str, Sequence[Mapping[str, Any]]], sft: Sequence[Mapping[str, Any]]
 ) -> list[dict[str, Any]]:
-    """Responses side by side for the first seed: the first prompts as they come, not the best ones."""
+    """Responses side by side for the first seed: of each kind the first prompts as they come."""
     base = sft[0]["sampled"]
     found: list[dict[str, Any]] = []
-    for i in range(min(SHOWN_SAMPLES, len(base["prompts"]))):
+    for i in first_of_each_kind(base["kinds"]):
         policies = {"sft": base, **{arm: reads[0]["sampled"] for arm, reads in readings.items()}}
         found.append(
             {
@@ -232,6 +260,18 @@ def samples(
             }
         )
     return found
+
+
+def first_of_each_kind(kinds: Sequence[str]) -> list[int]:
+    """Positions of the first few prompts of every kind, the same number of each, in order."""
+    each = max(1, SHOWN_SAMPLES // max(1, len(set(kinds))))
+    seen: dict[str, int] = {}
+    chosen: list[int] = []
+    for i, kind in enumerate(kinds):
+        seen[kind] = seen.get(kind, 0) + 1
+        if seen[kind] <= each:
+            chosen.append(i)
+    return chosen
 
 
 def judge_words(plan: Plan) -> dict[str, Any]:

@@ -72,11 +72,13 @@ def verdict(
     baselines: Mapping[str, Sequence[Tensor]],
     points: Mapping[str, Sequence[Sequence[Point]]],
     judge: str,
+    greedy: Mapping[str, Sequence[Tensor]],
 ) -> dict[str, Any]:
     """Who wins, in words and numbers.
 
-    `scores[arm][s]` [P]: the arm at its best setting on seed s; `baselines[name][s]` the same for policies
-    that cost nothing; `points[arm][s]` all its settings.
+    `scores[arm][s]` [P]: the arm at its chosen setting on seed s, sampled, and `greedy[arm][s]` greedily;
+    `baselines[name][s]` the same for policies that cost nothing (`sft_greedy` among them);
+    `points[arm][s]` all its settings.
     """
     names = list(scores)
     pairs: list[dict[str, Any]] = []
@@ -92,10 +94,19 @@ def verdict(
     }
     sentences = [headline(winner, names, pairs, judge)]
     sentences += [against_baselines(arm, against[arm]) for arm in names]
+    plainly = {arm: as_dict(difference(greedy[arm], baselines["sft_greedy"])) for arm in names}
+    listed = ", ".join(f"{arm} {spoken_dict(found)}" for arm, found in plainly.items())
+    sentences.append(f"Read greedily, against SFT read greedily: {listed}.")
     seeds = len(next(iter(scores.values())))
     if seeds < 3:
         sentences.append(f"With {seeds} seed{'s' * (seeds > 1)} this is a first look, not a finding.")
-    return {"winner": winner, "text": " ".join(sentences), "pairs": pairs, "against_baselines": against}
+    return {
+        "winner": winner,
+        "text": " ".join(sentences),
+        "pairs": pairs,
+        "against_baselines": against,
+        "greedy_against_sft_greedy": plainly,
+    }
 
 
 def best_of(names: Sequence[str], pairs: Sequence[Mapping[str, Any]]) -> str | None:
@@ -120,7 +131,7 @@ def headline(winner: str | None, names: Sequence[str], pairs: Sequence[Mapping[s
     )
     if winner is None:
         return f"No winner by {judge}: {listed}."
-    return f"{winner} wins by {judge}, each arm at its best setting: {listed}."
+    return f"{winner} wins by {judge}, each arm at its chosen setting: {listed}."
 
 
 def against_baselines(arm: str, against: Mapping[str, Mapping[str, float]]) -> str:
@@ -141,6 +152,8 @@ def spoken(interval: Interval) -> str:
 
 
 def spoken_dict(found: Mapping[str, float]) -> str:
+    if found["low"] != found["low"]:
+        return f"{found['mean']:+.2f} (no interval: too little to tell)"
     return f"{found['mean']:+.2f} [{found['low']:+.2f}, {found['high']:+.2f}]"
 
 
