@@ -75,7 +75,7 @@ def reading(level: float, kl: float, *, greedy: bool, rates: bool, prompts: int 
     noise = torch.rand(prompts, generator=generator, dtype=torch.float64) - 0.5
     columns = {"score": level + noise, "length": 10 + noise, "ended": noise * 0 + 1, "entropy": noise + 1}
     if not greedy:
-        columns |= {"kl": (kl + noise).clamp_min(0), "kl_k1": kl + noise}
+        columns |= {"kl": kl + noise, "kl_k3": (kl + noise).clamp_min(0)}
     if rates:
         columns |= {f"parts/{name}": (noise > 0.2 * i - 0.4).double() for i, name in enumerate(RATES)}
     return {
@@ -113,6 +113,7 @@ def made(methods: tuple[str, ...] = ("dpo", "ppo"), *, town: bool = True, seeds:
         done[f"reward-{seed}"] = {"cost": cost(7), "held_out": held_out}
         if not town:
             done[f"judge-{seed}"] = {"cost": cost(7), "held_out": {**held_out, "accuracy": 0.64}}
+        done[f"start-{seed}"] = {"stages": {"base": cost(20), "sft": cost(4)}}
         done[f"read-sft-{seed}"] = read(0.01 * seed, 0.0, rates=town)
         done[f"baselines-{seed}"] = {
             "best_of_n": [{"n": 2**i, "kl": 0.3 * i, "score": 0.4 * i, "se": 0.02} for i in range(4)],

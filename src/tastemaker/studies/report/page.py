@@ -236,11 +236,14 @@ def stage_table(results: Mapping[str, Any]) -> Table:
         "CPU time",
     ]
     found: list[tuple[Sequence[str], int | None]] = []
-    for name, arm in results["arms"].items():
-        for stage, cost in arm["cost"]["stages"].items():
+    groups: list[tuple[str, int | None, Mapping[str, Any]]] = [("every arm", None, results["start"]["stages"])]
+    for arm, entry in results["arms"].items():
+        groups.append((title(arm), places(results)[arm], entry["cost"]["stages"]))
+    for name, place, stages in groups:
+        for stage, cost in stages.items():
             cells = [
-                title(name),
-                title(stage),
+                name,
+                "Pretraining" if stage == "base" else title(stage),
                 number(cost.get("steps"), 0),
                 number(cost.get("tokens"), 0),
                 number(cost.get("episodes"), 0) if cost.get("episodes") else ABSENT,
@@ -249,7 +252,7 @@ def stage_table(results: Mapping[str, Any]) -> Table:
                 seconds(cost.get("wall_seconds")),
                 seconds(cost.get("cpu_seconds")),
             ]
-            found.append((cells, places(results)[name]))
+            found.append((cells, place))
     return table(head, found)
 
 

@@ -126,17 +126,18 @@ def filled(results: Mapping[str, Any]) -> list[list[str]]:
 
 
 def summary_table(results: Mapping[str, Any]) -> Table:
-    """The main table for the terminal."""
+    """The main table for the terminal: a column for each policy, since terminals are narrow."""
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1))
-    table.add_column("policy")
-    for head in columns(results):
-        table.add_column(head, justify="right")
-    for cells in filled(results):
-        # Text, since names of models and settings may hold what rich takes for markup.
-        table.add_row(*(Text(cell) for cell in cells))
+    policies = filled(results)
+    # Text, since names of models and settings may hold what rich takes for markup.
+    table.add_column("")
+    for policy in policies:
+        table.add_column(Text(policy[0]), justify="right")
+    for i, head in enumerate(columns(results), start=1):
+        table.add_row(Text(head), *(Text(policy[i]) for policy in policies))
     return table
 
 
