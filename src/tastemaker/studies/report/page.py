@@ -237,8 +237,8 @@ def stage_table(results: Mapping[str, Any]) -> Table:
     ]
     found: list[tuple[Sequence[str], int | None]] = []
     groups: list[tuple[str, int | None, Mapping[str, Any]]] = [("every arm", None, results["start"]["stages"])]
-    for arm, entry in results["arms"].items():
-        groups.append((title(arm), places(results)[arm], entry["cost"]["stages"]))
+    for arm, its in results["arms"].items():
+        groups.append((title(arm), places(results)[arm], its["cost"]["stages"]))
     for name, place, stages in groups:
         for stage, cost in stages.items():
             cells = [
