@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo test check lint types layers format docs results kill-tests clean help
+.PHONY: demo test check lint types layers format docs results test-oracle clean help
 
 help:  ## What can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -49,6 +49,10 @@ format: $(VENV)/.installed-dev  ## Put the code into shape
 
 docs: $(VENV)/.installed-docs  ## Build the documentation into site/
 	$(BIN)/mkdocs build --strict
+
+test-oracle: $(VENV)/.installed-dev  ## Against TRL itself, which this installs
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[oracle]'
+	$(BIN)/python -m pytest tests/oracle
 
 results: $(VENV)/.installed  ## The committed comparisons: the town over 3 seeds (long)
 	$(BIN)/tastemaker compare --seeds 3 --out docs/results/town
