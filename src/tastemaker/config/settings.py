@@ -54,7 +54,7 @@ class TrainSettings:
     seed: NonNegativeInt = 42
     """Seed of everything random in the run: order of the data, dropout, sampling."""
     max_steps: Annotated[int, Field(ge=-1)] = -1
-    """Optimiser steps to take; -1: as many as num_train_epochs needs."""
+    """Steps to take, each one batch (of rollouts, for online methods); -1: as num_train_epochs needs."""
     num_train_epochs: PositiveFloat = 3.0
     """Passes over the data; a fraction is allowed. Overruled by max_steps."""
     per_device_train_batch_size: PositiveInt = 8
@@ -90,9 +90,9 @@ class TrainSettings:
     """Share of the records that may be dropped (too long, empty, ...) before the run is refused."""
 
     logging_steps: PositiveInt = 1
-    """Optimiser steps between lines of metrics.jsonl."""
+    """Steps between lines of metrics.jsonl."""
     save_steps: PositiveInt = 500
-    """Optimiser steps between checkpoints."""
+    """Steps between checkpoints."""
     save_total_limit: PositiveInt | None = 2
     """Checkpoints kept, newest first; none: all."""
     num_samples: NonNegativeInt = 4

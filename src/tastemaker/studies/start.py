@@ -159,11 +159,12 @@ def chosen_first(pair: Comparison) -> Comparison:
 
 
 def cache_folder(spec: TownSpec, seed: int) -> Path:
-    """Where the start of this town and seed is kept: named by everything that decides it."""
-    sources = Path(__file__).parent.parent / "town"
+    """Where the start of this town and seed is kept: named by everything that decides it, the code included."""
+    package = Path(__file__).parent.parent
     digest = hashlib.sha256(json.dumps([asdict(spec), seed, SCHEDULE], sort_keys=True).encode())
-    for path in sorted(sources.glob("*.py")):
-        digest.update(path.read_bytes())
+    for floor in ("functional", "methods", "models", "data", "rollout", "town", "training", "studies"):
+        for path in sorted((package / floor).glob("*.py")):
+            digest.update(path.read_bytes())
     digest.update(torch.__version__.encode())
     return cache_root() / "town" / digest.hexdigest()[:24]
 

@@ -13,6 +13,7 @@ import logging
 import multiprocessing
 import os
 import queue
+import shutil
 import signal
 import time
 import traceback
@@ -27,6 +28,8 @@ from typing import Any
 from tastemaker.errors import TastemakerError
 
 RESULT = "result.json"
+STARTED = "fingerprint"
+FAILURE = "error.txt"
 
 Report = Callable[[int, int, Mapping[str, float]], None]
 """(step, of how many, the numbers that matter)"""
@@ -140,7 +143,7 @@ def collect(
         drain(events, on_event)
         result = finished_result(task, fingerprint)
         if result is None:
-            failure = task.folder / "error.txt"
+            failure = task.folder / FAILURE
             text = (
                 failure.read_text() if failure.exists() else f"its process ended with code {process.exitcode}"
             )
@@ -167,13 +170,25 @@ def finished_result(task: Task, fingerprint: str) -> dict[str, Any] | None:
     return result if result.get("fingerprint") == fingerprint else None
 
 
+def claim(folder: Path, fingerprint: str) -> None:
+    """Makes the task's folder ready. What another version of the task left there goes: its arguments were
+    others, so it can be neither resumed nor mixed with. What this version left is resumed.
+    """
+    mark = folder / STARTED
+    if folder.exists() and not (mark.exists() and mark.read_text() == fingerprint):
+        if not mark.exists() and any(folder.iterdir()):
+            raise TastemakerError(f"{folder}: is not empty and no comparison made it; choose another --out")
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    mark.write_text(fingerprint)
+    (folder / FAILURE).unlink(missing_ok=True)
+
+
 def perform(task: Task, fingerprint: str, inputs: Results, events: Queue[Event]) -> None:
     """What a task's own process does."""
     # Ctrl-C reaches the whole process group; only the parent answers it, by ending its children in order.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     logging.basicConfig(level=logging.WARNING)
-    task.folder.mkdir(parents=True, exist_ok=True)
-    (task.folder / "error.txt").unlink(missing_ok=True)
     last = 0.0
 
     def report(step: int, total: int, numbers: Mapping[str, float]) -> None:
@@ -184,12 +199,15 @@ def perform(task: Task, fingerprint: str, inputs: Results, events: Queue[Event])
             events.put(Event(task.name, "progress", step, total, dict(numbers)))
 
     try:
+        claim(task.folder, fingerprint)
         result = task.work(folder=task.folder, report=report, inputs=inputs, **task.arguments)
     except TastemakerError as error:
-        (task.folder / "error.txt").write_text(str(error))
+        (task.folder / FAILURE).write_text(str(error))
         raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
     except Exception:
-        (task.folder / "error.txt").write_text(traceback.format_exc())
+        (task.folder / FAILURE).write_text(traceback.format_exc())
         raise SystemExit(1) from None
     result["fingerprint"] = fingerprint
     temporary = task.folder / f".{RESULT}.{os.getpid()}"

@@ -35,11 +35,14 @@ def difference(a: Sequence[Tensor], b: Sequence[Tensor], *, seed: int = 0) -> In
 
 
 def at_kl(points: Sequence[Point], kl: float) -> Tensor:
-    """[P]: scores at `kl`, linear between the two settings around it."""
+    """[P]: scores at `kl`, linear between the two settings around it; a setting's own where it stands there."""
     ordered = sorted(points, key=lambda p: p.kl)
+    for point in ordered:
+        if point.kl == kl:
+            return point.scores
     for low, high in pairwise(ordered):
         if low.kl <= kl <= high.kl:
-            share = 0.0 if high.kl == low.kl else (kl - low.kl) / (high.kl - low.kl)
+            share = (kl - low.kl) / (high.kl - low.kl)
             return (1 - share) * low.scores + share * high.scores
     raise ValueError(f"no two settings stand around a KL of {kl}")
 
