@@ -41,8 +41,8 @@ class Meter:
     def read(self) -> Resources:
         """The totals so far. Saved with each checkpoint they lose at most the work that is done again."""
         return Resources(
-            wall_seconds=self._before.wall_seconds + time.perf_counter() - self._wall,
-            cpu_seconds=self._before.cpu_seconds + cpu_seconds() - self._cpu,
+            wall_seconds=self._before.wall_seconds + (time.perf_counter() - self._wall),
+            cpu_seconds=self._before.cpu_seconds + (cpu_seconds() - self._cpu),
             peak_rss_bytes=max(self._before.peak_rss_bytes, peak_rss_bytes()),
             cuda_peak_bytes=max(self._before.cuda_peak_bytes, cuda_peak_bytes()),
             model_copies=max(self._before.model_copies, self._model_copies),

@@ -61,7 +61,7 @@ def mean(policy: Mapping[str, Any], how: str, name: str) -> float | None:
 
 
 def half(found: Mapping[str, Any]) -> float | None:
-    """Half of a 95% interval over prompts: 1.96 standard errors of one seed's mean."""
+    """Half of a 95% interval over prompts: 1.96 standard errors."""
     error = found.get("se")
     return Z * float(error) if finite(error) else None
 

@@ -93,6 +93,7 @@ def render_page(results: Mapping[str, Any], figures: Sequence[Picture], folder: 
         runs=run_table(results, folder),
         best=largest_best_of_n(results),
         tilted=bool(results["baselines"].get("tilted")),
+        baseline_prompts=results["settings"]["preset"]["baseline_prompts"],
     )
 
 
