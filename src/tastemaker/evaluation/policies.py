@@ -75,7 +75,7 @@ def evaluate_policy(
 
     `models` must hold the roles policy and reference. At temperature 0 (greedy) no KL is given.
     """
-    responses = generator.generate(prompts, sampling, seed=seed)
+    responses = generator.generate(prompts, sampling, seed=seed).to(models.device)
     judged = judge(responses, records)
     policy = models.score("policy", responses, entropy=True)
     reference = models.score("reference", responses)

@@ -226,8 +226,8 @@ def read_baselines(
     sampling = Sampling(max_new_tokens=response_length, n=samples)
     generator = LocalGenerator(models, models.tokenizer)
     batch = generator.generate(tokens.batch(range(len(tokens))), sampling, seed=seed + 91)
-    judged = referee(batch, tokens.records).total.double().view(-1, samples)
-    scored = learned_reward(models, reward)(batch, tokens.records).total.double().view(-1, samples)
+    judged = referee(batch, tokens.records).total.double().cpu().view(-1, samples)
+    scored = learned_reward(models, reward)(batch, tokens.records).total.double().cpu().view(-1, samples)
     return {
         "best_of_n": [
             {"n": n, "kl": best_of_n_kl(n), **mean_error(best_of_n_expectation(judged, scored, n))}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import torch
@@ -24,6 +24,8 @@ class World:
 
     rank: int = 0
     size: int = 1
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    """Where collectives work: the process's own GPU with nccl, the CPU with gloo."""
 
     @property
     def main(self) -> bool:
@@ -38,15 +40,15 @@ class World:
             return cls()
         if not dist.is_initialized():
             dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-        return cls(dist.get_rank(), dist.get_world_size())
+        return cls(dist.get_rank(), dist.get_world_size(), device)
 
     def reduce(self, values: Tensor) -> Tensor:
         """The sum of `values` over processes."""
         if self.size == 1:
             return values
-        total = values.clone()
+        total = values.detach().to(self.device, copy=True)
         dist.all_reduce(total)
-        return total
+        return total.to(values.device)
 
     def gather(self, item: Item) -> list[Item]:
         """`item` of every process, in the order of ranks."""

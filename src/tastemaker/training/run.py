@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -94,10 +95,12 @@ def train(
 
 
 def device_of(settings: TrainSettings) -> torch.device:
-    """The device the settings name; `auto` takes CUDA where there is some."""
+    """The device the settings name; `auto` takes this process's GPU where there is one."""
     if settings.device != "auto":
         return torch.device(settings.device)
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
 
 
 def _source(value: object) -> object:
