@@ -257,3 +257,86 @@ def test_what_a_run_exports_is_read_by_transformers(world: Path, tmp_path: Path)
     assert model.generate(**ids, max_new_tokens=3, do_sample=False).shape[1] <= ids.input_ids.shape[1] + 3
     reward = AutoModelForSequenceClassification.from_pretrained(Run.open(world / "rm").model_dir)
     assert reward.config.num_labels == 1
+
+
+def test_a_run_that_its_method_stopped_stays_stopped(world: Path, tmp_path: Path):
+    """kl_stop ends the run for good: the same call returns it, and a kill before the end changes nothing."""
+
+    def ppo(out: Path) -> Run:
+        method = METHODS["ppo"](kl_stop=0.02, **OWN["ppo"])
+        settings = {**COMMON, "learning_rate": 2e-2, "max_steps": 12}
+        data = str(world / "pairs.jsonl")
+        return train(
+            method, model=str(world / "base"), data=data, reward=str(world / "rm"), out=out, **settings
+        )
+
+    first = ppo(tmp_path / "run")
+    assert first.status == "stopped"
+    assert "kl_stop" in (first.record.reason or "")
+    steps = len(first.metrics())
+    assert steps < 12
+    again = ppo(tmp_path / "run")
+    assert (again.weights_hash, len(again.metrics())) == (first.weights_hash, steps)
+    first.update(status="running")  # as if killed between its last checkpoint and its end
+    resumed = ppo(tmp_path / "run")
+    assert resumed.status == "stopped"
+    assert (resumed.weights_hash, len(resumed.metrics())) == (first.weights_hash, steps)
+
+
+def test_a_method_object_can_be_used_for_two_runs(world: Path, tmp_path: Path):
+    method = METHODS["ppo"](kl_target=0.001, kl_horizon=100.0, **OWN["ppo"])
+    shared = {"model": str(world / "base"), "data": str(world / "pairs.jsonl"), "reward": str(world / "rm")}
+    first, second = (train(method, out=tmp_path / name, **shared, **COMMON) for name in ("a", "b"))
+    assert first.weights_hash == second.weights_hash
+    assert first.metrics()[-1]["objective/kl_coef"] != first.metrics()[0]["objective/kl_coef"]
+
+
+def test_precomputed_references_and_held_out_data_go_together(world: Path, tmp_path: Path):
+    data = str(world / "pairs.jsonl")
+    run = run_method("dpo", world, tmp_path / "run", precompute_ref_log_probs=True, eval_data=data)
+    assert run.status == "finished"
+    assert "eval_loss" in run.metrics()[-1]
+    with pytest.raises(TastemakerError, match=r"nowhere\.jsonl"):
+        run_method("dpo", world, tmp_path / "early", eval_data=str(tmp_path / "nowhere.jsonl"))
+    assert not Run.is_run(tmp_path / "early"), "a bad path is found before training"
+
+
+def test_the_template_and_its_end_token_stay_with_the_model(world: Path, tmp_path: Path):
+    """Turns that end in another token than eos: rollouts stop there, later runs write chats the same way."""
+    loaded = load_causal(world / "base")
+    marks = ["<user>", "<assistant>", "<done>"]
+    loaded.tokenizer.add_special_tokens({"additional_special_tokens": marks})
+    loaded.model.resize_token_embeddings(len(loaded.tokenizer))
+    template = (
+        "{{ bos_token }}{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}<done>{% endfor %}"
+        "{% if add_generation_prompt %}<assistant>{% endif %}"
+    )
+    chats = [
+        {"messages": [{"role": "user", "content": p["prompt"]}, {"role": "assistant", "content": p["chosen"]}]}
+        for p in PAIRS
+    ]
+    settings = {**COMMON, "max_steps": 60, "learning_rate": 1e-2, "chat_template": template, "save_steps": 100}
+    run = train(
+        METHODS["sft"](), model=(loaded.model, loaded.tokenizer), data=chats, out=tmp_path / "sft", **settings
+    )
+    assert [bool(s["ended"]) for s in run.samples()] == [True]
+    again = load_causal(run.folder)
+    assert again.tokenizer.chat_template == template
+    done = again.tokenizer.convert_tokens_to_ids("<done>")
+    assert done in again.model.generation_config.eos_token_id
+
+
+def test_the_value_model_starts_at_normalised_rewards(world: Path):
+    from tastemaker.models import build_roles
+    from tastemaker.training.rewarding import centre_value, normalisation_of
+
+    roles = ("policy", "reference", "reward", "value")
+    rm = str(world / "rm")
+    models = build_roles(roles, ("policy", "value"), policy=str(world / "base"), reward=rm)
+    head = models.slot("value").head
+    before = head.bias.item()  # pyright: ignore[reportOptionalMemberAccess]
+    centre_value(models, rm)
+    kept = normalisation_of(rm)
+    assert kept is not None
+    assert abs(kept.mean) > 1e-3
+    assert head.bias.item() == pytest.approx((before - kept.mean) / kept.scale)  # pyright: ignore[reportOptionalMemberAccess]

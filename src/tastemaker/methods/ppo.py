@@ -107,6 +107,8 @@ class PPO(Offline):
         self.coefficient = self.kl_coef
         if self.temperature <= 0:
             raise TastemakerError(f"temperature is {self.temperature}; PPO samples, so it must be above 0")
+        if self.kl_target is not None and self.kl_target <= 0:
+            raise TastemakerError(f"kl_target is {self.kl_target}; it must be above 0 nats")
         for name in ("kl_coef", "vf_coef", "cliprange", "cliprange_value"):
             if getattr(self, name) < 0:
                 raise TastemakerError(f"{name} is {getattr(self, name)}; it must not be negative")
@@ -131,7 +133,15 @@ class PPO(Offline):
     ) -> Bundles:
         sampling = Sampling(max_new_tokens=self.response_length, temperature=self.temperature)
         batch = generator.generate(prompts, sampling, seed=seed)
-        return batch.with_responses(score=rewards(batch, records).total)
+        rewarded = rewards(batch, records)
+        if rewarded.valid is not None and not bool(rewarded.valid.all()):
+            missing = batch.tree[~rewarded.valid].tolist()
+            rows = sorted({batch.trees[i].row for i in missing})
+            raise TastemakerError(
+                f"{rewards.name} gave no reward for {len(missing)} responses (rows {rows[:10]} of the data); "
+                "PPO needs one for each. Let it say 0 where it does not apply, or leave these rows out."
+            )
+        return batch.with_responses(score=rewarded.total)
 
     def prepare(self, models: Models, batch: Bundles, reduce: Reduce) -> Bundles:
         policy = models.score("policy", batch, temperature=self.temperature, entropy=True)

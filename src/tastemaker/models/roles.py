@@ -19,6 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from tastemaker.models import export
 from tastemaker.models.adapters import AnyModel, LoraSettings, adapter_hash, extract
 from tastemaker.models.assemble import Assembly, Plan, Slot, ValueInit, assemble
+from tastemaker.models.backbone import base_of
 from tastemaker.models.forward import Want
 from tastemaker.models.heads import HeadKind, kind_of
 from tastemaker.models.load import Source
@@ -211,6 +212,15 @@ class RoleModels:
         """Tokens that end a response: the tokenizer's and the generation config's."""
         slot = next(iter(self._slots.values()))
         return export.stop_tokens(slot.backbone.model, slot.source.tokenizer)
+
+    def stop_at(self, ids: Sequence[int]) -> None:
+        """Ends generated responses at these tokens too: what closes a turn in the chat template may be another
+        token than the model's own end. Kept in the generation config, which is saved with the model.
+        """
+        for prepared in self._prepared.values():
+            model = base_of(prepared.model)
+            known = export.stop_tokens(model, self.tokenizer)
+            cast(Any, model.generation_config).eos_token_id = sorted({*known, *ids})
 
     # ------------------------------------------------------------------------------- training
 

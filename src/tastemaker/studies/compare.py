@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from tastemaker.config import CompareSettings
 from tastemaker.data import read_records
 from tastemaker.methods import METHODS
@@ -26,6 +28,10 @@ from tastemaker.studies.start import start_on_data, start_on_town
 from tastemaker.studies.tasks import Event, Task, run_tasks
 from tastemaker.town import TownSpec
 from tastemaker.types import Comparison, TastemakerError
+
+JUDGE_SEED = 7919
+LOADING = ("dtype", "device", "attention", "trust_remote_code")
+"""Settings of the stage `sft` that also hold where policies and reward models are only read."""
 
 Listener = Callable[[Event, "Plan"], None]
 
@@ -77,13 +83,18 @@ def compare(
     plan = make_plan(settings)
     results = run_tasks(
         plan.tasks,
-        workers=settings.workers or os.cpu_count() or 1,
+        workers=settings.workers or default_workers(),
         on_event=lambda event: listen(event, plan) if listen is not None else None,
     )
     collected = collect_results(plan, results)
     folder = Path(settings.out)
     write_report(folder, collected)
     return Study(folder, collected)
+
+
+def default_workers() -> int:
+    """One process per core; with a GPU one at a time, since each may fill its memory."""
+    return 1 if torch.cuda.is_available() else os.cpu_count() or 1
 
 
 def make_plan(settings: CompareSettings) -> Plan:
@@ -123,9 +134,12 @@ def seed_tasks(plan: Plan, seed: int) -> list[Task]:
     folder = Path(settings.out) / f"seed-{seed}"
     start, reward, judge = f"start-{seed}", f"reward-{seed}", f"judge-{seed}"
     tasks = [start_task(plan, seed, folder)]
+    loading = {k: v for k, v in dict(settings.stages.get("sft", {})).items() if k in LOADING}
     # Best-of-n is always shown, so a reward model is always trained, also when no arm needs it.
     own = {
         "seed": seed,
+        "draw": seed,
+        "loading": loading,
         "settings": {**preset.reward, **dict(settings.stages.get("reward", {}))},
         "pairs": "pairs",
     }
@@ -133,10 +147,12 @@ def seed_tasks(plan: Plan, seed: int) -> list[Task]:
     proxy = settings.judge
     judging: tuple[str, ...] = ()
     if plan.spec is None and proxy is None:
-        other = {**own, "pairs": "judge_pairs"}
+        # Another seed, so that its head does not start as the arms' reward model's did.
+        other = {**own, "pairs": "judge_pairs", "draw": seed + JUDGE_SEED}
         tasks.append(Task(judge, train_reward, other, folder / "judge", (start,), f"seed {seed}: judge"))
         judging = (judge,)
-    common = {"seed": seed, "spec": plan.spec, "judge": proxy, "response_length": preset.response_length}
+    common = {"seed": seed, "spec": plan.spec, "judge": proxy, "loading": loading}
+    common["response_length"] = preset.response_length
     prompts = {"tuning": preset.tuning_prompts, "test": preset.test_prompts}
     tasks.append(
         Task(

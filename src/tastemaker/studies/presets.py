@@ -33,7 +33,8 @@ class Preset:
     baseline_samples: int = 16
     """SFT samples per prompt for best-of-n and the tilted baseline."""
     baseline_prompts: int = 128
-    response_length: int = 48
+    response_length: int | None = 48
+    """Most tokens in a response; None: what 95% of the chosen responses of the data keep to."""
     limit: int | None = None
     """Comparisons read; None: all."""
 
@@ -42,7 +43,8 @@ class Preset:
         if method not in METHODS:
             raise TastemakerError(f"method {method!r} is unknown; known: {', '.join(METHODS)}")
         own = self.arms.get(method, ({},))
-        length = {"response_length": self.response_length} if METHODS[method].online else {}
+        online = METHODS[method].online and self.response_length is not None
+        length = {"response_length": self.response_length} if online else {}
         return [{**self.common, **length, **settings} for settings in own]
 
 
@@ -146,7 +148,7 @@ def data_preset(size: str, *, tiny: bool) -> Preset:
             ],
         },
         common=stage(""),
-        response_length=64,
+        response_length=None,
         tuning_prompts={"quick": 8, "demo": 64, "full": 256}[size],
         test_prompts={"quick": 8, "demo": 128, "full": 512}[size],
         baseline_prompts={"quick": 4, "demo": 32, "full": 128}[size],

@@ -289,7 +289,8 @@ def judge_words(plan: Plan) -> dict[str, Any]:
         "note": (
             "The judge is a proxy: a reward model"
             + ("" if named else " trained on a disjoint part of the preferences")
-            + ", never optimised against. It shares the biases of the labels; read the samples too."
+            + ", never optimised against; it starts from the same SFT policy. It shares the biases of the "
+            "labels; read the samples too."
         ),
         "rates": {},
     }

@@ -44,13 +44,15 @@ def train_reward(
     report: Report,
     inputs: Mapping[str, Any],
     seed: int,
+    draw: int,
     settings: Mapping[str, Any],
     pairs: str,
+    loading: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """A reward model on the pairs named `pairs` of the start, read on held-out pairs."""
+    """A reward model on the pairs named `pairs` of the start, read on held-out pairs. `draw` is its seed."""
     start = arm_inputs(inputs, seed)
-    run = fit_arm("reward", folder / "run", report, {**settings, "seed": seed}, start["sft"], start[pairs])
-    models = build_roles(("reward",), (), policy=start["sft"], reward=run.folder)
+    run = fit_arm("reward", folder / "run", report, {**settings, "seed": draw}, start["sft"], start[pairs])
+    models = build_roles(("reward",), (), policy=start["sft"], reward=run.folder, **loading)
     held_out = tokenise(read_records(start["held_out"], Comparison), models.tokenizer)
     gold = torch.tensor(start["held_out_gold"]).flatten() if "held_out_gold" in start else None
     batch = held_out.batch(range(len(held_out)))
@@ -71,6 +73,8 @@ def train_arm(
     """One method at one setting on one seed."""
     start = arm_inputs(inputs, seed)
     reward = inputs.get(f"reward-{seed}", {}).get("run")
+    if METHODS[method].online and "response_length" not in settings:
+        settings = {**settings, "response_length": start["response_length"]}
     run = fit_arm(
         method, folder / "run", report, {**settings, "seed": seed}, start["sft"], start["pairs"], reward
     )
@@ -119,13 +123,13 @@ def curve(run: Run) -> list[dict[str, float]]:
 
 
 def judge_of(
-    models: Models, decode: Any, seed: int, spec: TownSpec | None, judge: str | None
+    models: Models, decode: Any, seed: int, spec: TownSpec | None, judge: str | None, loading: Mapping[str, Any]
 ) -> tuple[Reward, Town | None]:
     """The judge of a study: the town's gold reward, or a reward model that no arm has seen."""
     if spec is not None:
         town = Town(seed, spec)
         return TownJudge(town, decode), town
-    judging = build_roles(("reward",), (), policy=None, reward=judge)
+    judging = build_roles(("reward",), (), policy=None, reward=judge, **loading)
     return learned_reward(judging, judge), None
 
 
@@ -146,15 +150,16 @@ def read_policy(
     spec: TownSpec | None,
     judge: str | None,
     prompts: Mapping[str, int],
-    response_length: int,
+    response_length: int | None,
+    loading: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Reads one policy (an arm's task name; None: the SFT policy itself) on tuning and test prompts."""
     start = arm_inputs(inputs, seed)
     policy = inputs[arm]["run"] if arm is not None else start["sft"]
-    models = build_roles(("policy", "reference"), (), policy=policy, reference=start["sft"])
+    models = build_roles(("policy", "reference"), (), policy=policy, reference=start["sft"], **loading)
     decode = decoder(models.tokenizer)
     proxy = inputs.get(f"judge-{seed}", {}).get("run") or judge
-    referee, town = judge_of(models, decode, seed, spec, proxy)
+    referee, town = judge_of(models, decode, seed, spec, proxy, loading)
     generator = LocalGenerator(models, models.tokenizer)
     readings: dict[str, Any] = {}
     for split, temperature, name in (
@@ -164,13 +169,16 @@ def read_policy(
     ):
         questions = prompts_of(split, prompts[split], start, town)
         tokens = tokenise(questions, models.tokenizer)
+        models.stop_at(tokens.end_token_ids)
         evaluation = evaluate_policy(
             models,
             generator,
             tokens.batch(range(len(tokens))),
             tokens.records,
             referee,
-            sampling=Sampling(max_new_tokens=response_length, temperature=temperature),
+            sampling=Sampling(
+                max_new_tokens=response_length or start["response_length"], temperature=temperature
+            ),
             seed=seed,
             decode=decode,
         )
@@ -207,7 +215,8 @@ def read_baselines(
     judge: str | None,
     prompts: int,
     samples: int,
-    response_length: int,
+    response_length: int | None,
+    loading: Mapping[str, Any],
 ) -> dict[str, Any]:
     """What costs no training: best-of-n by the reward model, and SFT samples tilted by the judge.
 
@@ -217,13 +226,14 @@ def read_baselines(
     """
     start = arm_inputs(inputs, seed)
     reward = inputs[f"reward-{seed}"]["run"]
-    models = build_roles(("policy", "reward"), (), policy=start["sft"], reward=reward)
+    models = build_roles(("policy", "reward"), (), policy=start["sft"], reward=reward, **loading)
     decode = decoder(models.tokenizer)
     proxy = inputs.get(f"judge-{seed}", {}).get("run") or judge
-    referee, town = judge_of(models, decode, seed, spec, proxy)
+    referee, town = judge_of(models, decode, seed, spec, proxy, loading)
     questions = prompts_of("test", prompts, start, town)
     tokens = tokenise(questions, models.tokenizer)
-    sampling = Sampling(max_new_tokens=response_length, n=samples)
+    models.stop_at(tokens.end_token_ids)
+    sampling = Sampling(max_new_tokens=response_length or start["response_length"], n=samples)
     generator = LocalGenerator(models, models.tokenizer)
     batch = generator.generate(tokens.batch(range(len(tokens))), sampling, seed=seed + 91)
     judged = referee(batch, tokens.records).total.double().cpu().view(-1, samples)

@@ -27,6 +27,7 @@ from tastemaker.rollout import LocalGenerator
 from tastemaker.runs import Run
 from tastemaker.studies.tasks import Report
 from tastemaker.town import Stage, Town, TownSpec
+from tastemaker.town.prompts import Split
 from tastemaker.training import train
 from tastemaker.types import (
     Comparison,
@@ -66,6 +67,7 @@ def start_on_town(
         "pairs": str(made / "pairs.jsonl"),
         "held_out": str(made / "held_out.jsonl"),
         "stages": {name: cost_of(Run.open(made / name)) for name in ("base", "sft")},
+        "paths": [str(made)],
     }
 
 
@@ -80,10 +82,11 @@ def make_town_start(folder: Path, report: Report, seed: int, spec: TownSpec) -> 
     base = fit_stage(spec.pretrain, model, documents, folder / "base", seed, report)
     demonstrations = town.demonstrations(spec.sft.examples)
     sft = fit_stage(spec.sft, base, demonstrations, folder / "sft", seed, report)
-    pairs, golds = sample_pairs(town, sft, spec.reward.examples + HELD_OUT, spec, seed, report)
-    write_records(folder / "pairs.jsonl", pairs[: spec.reward.examples])
-    write_records(folder / "held_out.jsonl", pairs[spec.reward.examples :])
-    facts = {"held_out_gold": golds[spec.reward.examples :]}
+    pairs, _ = sample_pairs(town, sft, spec.reward.examples, "train", spec, seed, report)
+    held_out, golds = sample_pairs(town, sft, HELD_OUT, "tuning", spec, seed, report)
+    write_records(folder / "pairs.jsonl", pairs)
+    write_records(folder / "held_out.jsonl", held_out)
+    facts = {"held_out_gold": golds}
     (folder / "done.json").write_text(json.dumps(facts))
 
 
@@ -118,7 +121,7 @@ def fit_stage(
 
 
 def sample_pairs(
-    town: Town, sft: Run, n: int, spec: TownSpec, seed: int, report: Report
+    town: Town, sft: Run, n: int, split: Split, spec: TownSpec, seed: int, report: Report
 ) -> tuple[list[Record], list[list[float]]]:
     """N labelled pairs of different answers of the SFT policy, and the gold reward of their sides
     (chosen, rejected). Answers that are empty, cut, or hold a mark of the chat form are left out, since
@@ -133,7 +136,7 @@ def sample_pairs(
     golds: list[list[float]] = []
     batch = 0
     while len(pairs) < n:
-        questions = town.prompts(CHUNK, "train", seed=1000 + batch)
+        questions = town.prompts(CHUNK, split, seed=1000 + batch)
         tokens = tokenise(questions, models.tokenizer)
         sampled = generator.generate(tokens.batch(range(len(tokens))), sampling, seed=seed * 1000 + batch)
         for question, tree in zip(tokens.records, sampled.trees, strict=True):
@@ -242,8 +245,14 @@ def start_on_data(
         "held_out": str(paths["test"]),
         "stages": {"sft": cost_of(policy)},
         "counts": {name: len(records) for name, records in parts.items()},
-        "receipt": dataset.format,
+        "response_length": usual_length(policy),
     }
+
+
+def usual_length(sft: Run) -> int:
+    """Tokens that 95% of the responses SFT learned from keep to, within [16, 1024]."""
+    tokens: Any = sft.receipt().get("tokens", {})
+    return min(1024, max(16, int(tokens.get("response", {}).get("p95", 128))))
 
 
 def split_data(dataset: Dataset, seed: int, limit: int | None) -> dict[str, list[Record]]:

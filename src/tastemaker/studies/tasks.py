@@ -167,7 +167,8 @@ def finished_result(task: Task, fingerprint: str) -> dict[str, Any] | None:
     if not path.exists():
         return None
     result = json.loads(path.read_text())
-    return result if result.get("fingerprint") == fingerprint else None
+    kept = all(Path(p).exists() for p in result.get("paths", ()))  # what it points to may have been removed
+    return result if kept and result.get("fingerprint") == fingerprint else None
 
 
 def claim(folder: Path, fingerprint: str) -> None:

@@ -26,6 +26,8 @@ class Interruption:
     def __enter__(self) -> Interruption:
         if threading.current_thread() is threading.main_thread():
             for number in self.SIGNALS:
+                if signal.getsignal(number) is signal.SIG_IGN:  # a study's own process: its parent answers
+                    continue
                 self._before[number] = signal.signal(number, self._ask)
         return self
 

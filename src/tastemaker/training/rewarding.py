@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
+
 from tastemaker.data import Tokenised
-from tastemaker.models import RoleModels
+from tastemaker.models import RoleModels, ScalarHead
 from tastemaker.rewards import LearnedReward, Normalisation
 from tastemaker.runs import Run
 
@@ -15,10 +17,28 @@ SEEN = 512
 
 def learned_reward(models: RoleModels, source: object) -> LearnedReward:
     """The role `reward` with the normalisation kept beside the reward model `source` (run, folder or name)."""
-    folder: Path | None = None
-    if isinstance(source, str | Path) and Path(source).is_dir():
-        folder = Run.open(source).model_dir if Run.is_run(source) else Path(source)
-    return LearnedReward(models, normalisation=Normalisation.load(folder) if folder is not None else None)
+    return LearnedReward(models, normalisation=normalisation_of(source))
+
+
+def normalisation_of(source: object) -> Normalisation | None:
+    """What was kept beside the reward model `source`; None where nothing was."""
+    if not (isinstance(source, str | Path) and Path(source).is_dir()):
+        return None
+    return Normalisation.load(Run.open(source).model_dir if Run.is_run(source) else Path(source))
+
+
+def centre_value(models: RoleModels, source: object) -> None:
+    """A value model that starts from the reward model predicts raw rewards; here it is brought to the
+    normalised ones, which are what the returns are made of.
+    """
+    normalisation = normalisation_of(source)
+    head = models.slot("value").head if "value" in models.roles else None
+    if normalisation is None or not isinstance(head, ScalarHead) or head.bias is None:
+        return
+    if bool(head.weight.any()):  # a zero head knows no reward to be brought anywhere
+        with torch.no_grad():
+            head.weight.div_(normalisation.scale)
+            head.bias.sub_(normalisation.mean).div_(normalisation.scale)
 
 
 def keep_normalisation(models: RoleModels, tokenised: Tokenised, folder: Path) -> None:

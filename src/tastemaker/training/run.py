@@ -14,7 +14,7 @@ from typing import Any, cast
 import torch
 
 from tastemaker.config import TrainSettings, dump, settings_from
-from tastemaker.data import Dataset, Tokenised, read_records, tokenise
+from tastemaker.data import ChatTemplate, Dataset, Tokenised, read_records, tokenise
 from tastemaker.models import LoraSettings, RoleModels, build_roles
 from tastemaker.rollout import LocalGenerator
 from tastemaker.runs import Meter, Parent, Run, RunLock, Source, default_name
@@ -26,7 +26,7 @@ from tastemaker.training.interrupt import Interrupted, Interruption
 from tastemaker.training.loop import Counters, Step, fit, step_seed
 from tastemaker.training.optim import adamw
 from tastemaker.training.precompute import reference_logps
-from tastemaker.training.rewarding import keep_normalisation, learned_reward
+from tastemaker.training.rewarding import centre_value, keep_normalisation, learned_reward
 from tastemaker.training.source import BatchSource
 from tastemaker.types import Bundles, Method, Reward, Role, Sampling, TastemakerError
 
@@ -37,6 +37,7 @@ Progress = Callable[[int, int, Mapping[str, float]], None]
 
 UNLIMITED = 2**31
 """Tokens; what `max_length` none means."""
+ENDED = ("finished", "stopped")
 WITHOUT_EFFECT = (
     "logging_steps",
     "save_steps",
@@ -86,11 +87,12 @@ def train(
         raise TastemakerError(
             f"settings are given whole and also one by one ({', '.join(options)}); give either"
         )
-    folder = Path(out) if out is not None else Path("runs") / default_name(method.name)
     world = World.from_environment(device_of(settings))
+    folder = world.gather(Path(out) if out is not None else Path("runs") / default_name(method.name))[0]
     lock = RunLock(folder) if world.main else nullcontext()
     with lock:
-        job = Job(method, settings, folder, world, progress)
+        # A method may carry state (an adaptive coefficient): every run starts with its own, as set.
+        job = Job(replace(cast(Any, method)), settings, folder, world, progress)
         return job.run(_source(model), data, _source(reward), eval_data)
 
 
@@ -123,22 +125,24 @@ class Job:
 
     def run(self, model: object, data: object, reward: object, eval_data: object) -> Run:
         dataset = data if isinstance(data, Dataset | Tokenised) else self.read(data)
+        held_out_data = self.read(eval_data) if eval_data is not None and not self.method.online else None
         self.reward = reward
         models, custom_reward = self.load(model, reward)
         parents = self.parents(models, custom_reward)
         name = dataset.receipt.source if isinstance(dataset, Tokenised) else dataset.source
         sources = [Source(source=name, sha256=dataset.sha256, rows=len(dataset.records))]
         run, saved = self.open(parents, sources)
-        if run is not None and run.status == "finished":
+        if run is not None and run.status in ENDED:
             log.info("%s: finished before with the same inputs; nothing to do", self.folder)
             return run
         tokenised = dataset if isinstance(dataset, Tokenised) else self.tokenise(dataset, models)
+        models.stop_at(tokenised.end_token_ids)
         if run is not None:
             run.write_receipt(tokenised.receipt.to_json())
         meter = Meter(run.record.resources if run is not None else None, model_copies=models.model_copies())
         with self.recorded(run):
-            self.optimise(models, tokenised, custom_reward, run, saved, meter)
-            held_out = self.evaluate(models, eval_data)
+            self.optimise(models, tokenised, custom_reward, run, saved, meter, keep=held_out_data is not None)
+            held_out = self.evaluate(models, held_out_data)
             if run is not None:
                 self.finish(run, models, tokenised, held_out, meter)
         self.world.barrier()
@@ -184,6 +188,8 @@ class Job:
             trust_remote_code=settings.trust_remote_code,
             **cast(Any, self.method.model_options()),
         )
+        if needs_reward and custom is None:
+            centre_value(models, reward)
         for note in models.notes:
             log.info("%s", note)
         return models, custom
@@ -208,16 +214,17 @@ class Job:
         settings, force = self.settings, self.settings.force
         saved: checkpoint.Checkpoint | None = None
         run: Run | None = None
-        if Run.is_run(self.folder):
+        exists = self.world.gather(Run.is_run(self.folder))[0]
+        if exists:
             run = Run.open(self.folder)
             if not settings.resume:
                 raise TastemakerError(
                     f"{self.folder}: holds a run already and resume is off; choose another --out"
                 )
             changed = run.changes(settings=inputs, data=sources, parents=parents, ignore=WITHOUT_EFFECT)
-            if run.record.status == "finished" and not changed:
+            if run.record.status in ENDED and not changed:
                 return run, None
-            saved = checkpoint.load_latest(run.checkpoints_dir)
+            saved = self.newest(run)
             if self.world.main:
                 run.resume(
                     saved.step if saved else 0,
@@ -239,6 +246,12 @@ class Job:
         self.world.barrier()
         return (run if self.world.main else None), saved
 
+    def newest(self, run: Run) -> checkpoint.Checkpoint | None:
+        """The newest sound checkpoint. One process looks first: it sets damaged ones aside."""
+        found = checkpoint.load_latest(run.checkpoints_dir) if self.world.main else None
+        self.world.barrier()
+        return found if self.world.main else checkpoint.load_latest(run.checkpoints_dir)
+
     def tokenise(self, dataset: Dataset, models: RoleModels) -> Tokenised:
         settings = self.settings
         tokenised = tokenise(
@@ -249,6 +262,8 @@ class Job:
             truncation_mode=settings.truncation_mode,
             chat_template=settings.chat_template,
         )
+        if settings.chat_template is not None:  # who goes on from this run must write chats the same way
+            models.tokenizer.chat_template = ChatTemplate(models.tokenizer, settings.chat_template).source
         receipt = tokenised.receipt
         log.info("%s", receipt.summary())
         lost = receipt.skipped + sum(d.count for d in receipt.dropped.values())
@@ -271,7 +286,10 @@ class Job:
         run: Run | None,
         saved: checkpoint.Checkpoint | None,
         meter: Meter,
+        *,
+        keep: bool,
     ) -> None:
+        """Takes the steps. `keep`: the reference is needed again afterwards."""
         method, settings = self.method, self.settings
         parameters = {name: p for role in method.trains for name, p in models.trainable(role).items()}
         learning_rate = settings.learning_rate
@@ -284,7 +302,7 @@ class Job:
         source = BatchSource(tokenised, settings, self.world, start)
         if settings.precompute_ref_log_probs and "reference" in models.roles and not method.online:
             source.columns["reference_logps"] = reference_logps(models, tokenised, self.folder, self.world)
-        if "reference_logps" in source.columns:
+        if "reference_logps" in source.columns and not keep:
             models.release("reference")
         reward = custom or (learned_reward(models, self.reward) if "reward" in models.roles else None)
         generator = LocalGenerator(models, models.tokenizer) if method.online else None
@@ -302,6 +320,8 @@ class Job:
             reward=reward,
             first=partial(self.check_contract, models) if start == 0 else None,
         )
+        if self.notes:  # a checkpoint of a run that its method ended: nothing is left to do
+            return
         with Interruption() as interruption:
             for step in steps:
                 last = step.number >= source.total or step.stop is not None
@@ -349,6 +369,7 @@ class Job:
             "random": random_state,
             "counters": vars(counters),
             "method": self.method.state(),
+            "stopped": list(self.notes),
         }
         tensors = {"weights": models.state(), "optimizer": moments, "random": random}
         checkpoint.save(run.checkpoints_dir, step, tensors, state, keep_last=self.settings.save_total_limit)
@@ -368,16 +389,17 @@ class Job:
         for name, value in state["counters"].items():
             setattr(counters, name, value)
         self.method.load_state(state["method"])
+        self.notes = list(state.get("stopped", ()))
         log.info("%s: resumed after step %d", self.folder, saved.step)
         return saved.step
 
     # ---------------------------------------------------------------------------------------- the end
 
-    def evaluate(self, models: RoleModels, eval_data: object) -> dict[str, float]:
+    def evaluate(self, models: RoleModels, held_out: Dataset | None) -> dict[str, float]:
         """Loss and metrics on held-out data, under TRL's names with `eval_` before them."""
-        if eval_data is None or self.method.online:
+        if held_out is None:
             return {}
-        tokenised = self.tokenise(self.read(eval_data), models)
+        tokenised = self.tokenise(held_out, models)
         return held_out_metrics(self.method, models, tokenised, self.settings, self.world)
 
     def finish(
