@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -60,3 +62,20 @@ def test_a_folder_that_no_study_made_is_left_alone(tmp_path: Path):
     with pytest.raises(TaskFailed, match="choose another --out"):
         run_tasks(diamond(tmp_path)[:1], workers=1, on_event=lambda event: None)
     assert (tmp_path / "top" / "precious").read_text() == "mine"
+
+
+def test_a_script_without_a_guarded_main_is_not_run_again(tmp_path: Path):
+    tests = Path(__file__).parents[1]
+    script = tmp_path / "script.py"
+    script.write_text(
+        f"import sys; sys.path.insert(0, {str(tests)!r})\n"
+        "from pathlib import Path\n"
+        "from studies.task_works import add\n"
+        "from tastemaker.studies.tasks import Task, run_tasks\n"
+        "print('main runs')\n"
+        f"tasks = [Task('a', add, {{'amount': 1}}, Path({str(tmp_path)!r}) / 'a')]\n"
+        "print(run_tasks(tasks, workers=1, on_event=lambda event: None)['a']['sum'])\n"
+    )
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.split("\n")[:2] == ["main runs", "1"]

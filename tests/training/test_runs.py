@@ -340,3 +340,59 @@ def test_the_value_model_starts_at_normalised_rewards(world: Path):
     assert kept is not None
     assert abs(kept.mean) > 1e-3
     assert head.bias.item() == pytest.approx((before - kept.mean) / kept.scale)  # pyright: ignore[reportOptionalMemberAccess]
+
+
+def test_a_plain_function_is_a_reward(world: Path, tmp_path: Path):
+    def brevity(prompts: list[str], completions: list[str], **columns: object) -> list[float]:
+        return [-float(len(c)) for c in completions]
+
+    method = METHODS["ppo"](**OWN["ppo"])
+    base, data = str(world / "base"), str(world / "pairs.jsonl")
+    run = train(method, model=base, data=data, reward=brevity, out=tmp_path / "run", **COMMON)
+    assert run.status == "finished"
+    assert all(float(m["objective/scores"]) <= 0 for m in run.metrics())  # pyright: ignore[reportArgumentType]
+    assert any(p.path == "function brevity" for p in run.record.parents)
+
+
+def test_tiny_is_a_model_from_python_too(world: Path, tmp_path: Path):
+    run = train(METHODS["dpo"](), model="tiny", data=PAIRS, out=tmp_path / "run", **COMMON)
+    assert run.status == "finished"
+
+
+def test_what_is_no_start_for_a_policy_is_refused(world: Path, tmp_path: Path):
+    loaded = load_causal(world / "base")
+    with pytest.raises(TastemakerError, match=r"\(model, tokenizer\)"):
+        train(METHODS["dpo"](), model=loaded.model, data=PAIRS, out=tmp_path / "a", **COMMON)
+    with pytest.raises(TastemakerError, match="is a reward model"):
+        train(METHODS["dpo"](), model=str(world / "rm"), data=PAIRS, out=tmp_path / "b", **COMMON)
+
+
+def test_a_run_that_fails_at_its_data_says_so(world: Path, tmp_path: Path):
+    with pytest.raises(TastemakerError):
+        train(
+            METHODS["sft"](),
+            model=str(world / "base"),
+            data=PAIRS,
+            out=tmp_path / "x",
+            **COMMON | {"max_length": 2},
+        )
+    assert Run.open(tmp_path / "x").status == "failed"
+
+
+def test_bad_rows_can_be_skipped_where_a_share_is_allowed(world: Path, tmp_path: Path):
+    data = tmp_path / "pairs.jsonl"
+    data.write_text("".join(json.dumps(p) + "\n" for p in PAIRS) + "{broken\n")
+    with pytest.raises(TastemakerError, match=r"pairs\.jsonl:21"):
+        train(METHODS["dpo"](), model=str(world / "base"), data=str(data), out=tmp_path / "a", **COMMON)
+    run = train(
+        METHODS["dpo"](), model=str(world / "base"), data=str(data), out=tmp_path / "b", max_bad=0.1, **COMMON
+    )
+    assert run.receipt()["skipped"] == 1
+
+
+def test_an_exported_reward_model_keeps_its_zero_point(world: Path, tmp_path: Path):
+    from tastemaker.cli import main
+    from tastemaker.training.rewarding import normalisation_of
+
+    assert main(["export", str(world / "rm"), "--out", str(tmp_path / "out")]) == 0
+    assert normalisation_of(str(tmp_path / "out")) == normalisation_of(str(world / "rm"))

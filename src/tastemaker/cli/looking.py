@@ -143,7 +143,17 @@ def _export(request: Request) -> None:
         overwrite=values.get("overwrite", False),
         trust_remote_code=values.get("trust_remote_code", False),
     )
+    keep_normalisation(request.words[0], Path(values["out"]))
     console().print(f"written: {values['out']}", markup=False, soft_wrap=True)
+
+
+def keep_normalisation(source: str, out: Path) -> None:
+    """What brings a reward model's scores to mean 0 goes with it."""
+    from tastemaker.training.rewarding import normalisation_of
+
+    kept = normalisation_of(source)
+    if kept is not None:
+        kept.save(out)
 
 
 EXPORT = Command(

@@ -68,8 +68,8 @@ def _method_options(method: Declared) -> tuple[Option, ...]:
 
 def _train(name: str, request: Request) -> None:
     from tastemaker.methods import METHODS
-    from tastemaker.studies.rehearsal import starting_model
     from tastemaker.training import train
+    from tastemaker.training.rehearsal import starting_model
 
     values = dict(request.values)
     inputs = {key: values.pop(key, None) for key in ("model", "data", "out", "eval_data", "reward")}

@@ -36,7 +36,9 @@ MODEL_FIELDS = frozenset(
 )
 """Fields of `TrainSettings` shown under 'model' in help; those in neither set are under 'training'."""
 
-DATA_FIELDS = frozenset({"max_length", "max_prompt_length", "truncation_mode", "chat_template", "max_dropped"})
+DATA_FIELDS = frozenset(
+    {"max_length", "max_prompt_length", "truncation_mode", "chat_template", "max_bad", "max_dropped"}
+)
 """Fields of `TrainSettings` shown under 'data' in help."""
 
 
@@ -86,6 +88,8 @@ class TrainSettings:
     """Which end of a text that is too long is kept."""
     chat_template: str | None = None
     """Jinja chat template, or a file with one, used instead of the tokenizer's."""
+    max_bad: Share = 0.0
+    """Share of the rows that may break their format and be skipped; 0: any such row is an error."""
     max_dropped: Share = 1.0
     """Share of the records that may be dropped (too long, empty, ...) before the run is refused."""
 

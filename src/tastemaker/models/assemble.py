@@ -102,6 +102,11 @@ class _Assembler:
         self.borrowed: set[int] = set()
         """Models that belong to the caller."""
         self.start = self._load(plan.policy) if plan.policy is not None else None
+        if self.start is not None and self.start.head is not None and "policy" in plan.trains:
+            raise TastemakerError(
+                f"{self.start.name}: is a reward model; a policy cannot start from one. Start from the model "
+                "that it was trained from (`tastemaker runs tree` names it)."
+            )
         adapted = self.start is not None and self.start.adapter is not None
         self.shares = adapted or (plan.lora is not None and bool(plan.trains))
         """LoRA: roles share one backbone."""

@@ -82,6 +82,10 @@ def load_causal(
         found = source
     elif isinstance(source, tuple):
         found = _in_memory(*source)
+    elif not isinstance(source, str | Path):
+        raise TastemakerError(
+            f"a {type(source).__name__} alone is no model; give (model, tokenizer), a folder, a run or a name"
+        )
     else:
         folder, location = locate(source, revision=revision, trust_remote_code=trust_remote_code)
         found = _from_folder(folder, location, trust_remote_code=trust_remote_code, base=base)

@@ -19,7 +19,7 @@ import torch
 from tastemaker.config import CompareSettings
 from tastemaker.data import read_records
 from tastemaker.methods import METHODS
-from tastemaker.runs import check_name
+from tastemaker.runs import RunLock, check_name
 from tastemaker.studies.presets import Preset, label_of, preset_for
 from tastemaker.studies.report import write_report
 from tastemaker.studies.results import collect_results
@@ -81,14 +81,15 @@ def compare(
     """
     settings = settings or CompareSettings(**options)
     plan = make_plan(settings)
-    results = run_tasks(
-        plan.tasks,
-        workers=settings.workers or default_workers(),
-        on_event=lambda event: listen(event, plan) if listen is not None else None,
-    )
-    collected = collect_results(plan, results)
     folder = Path(settings.out)
-    write_report(folder, collected)
+    with RunLock(folder):
+        results = run_tasks(
+            plan.tasks,
+            workers=settings.workers or default_workers(),
+            on_event=lambda event: listen(event, plan) if listen is not None else None,
+        )
+        collected = collect_results(plan, results)
+        write_report(folder, collected)
     return Study(folder, collected)
 
 

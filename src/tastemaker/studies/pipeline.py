@@ -31,8 +31,8 @@ from tastemaker.runs import (
 from tastemaker.runs.files import write_atomic
 from tastemaker.runs.lines import read_object
 from tastemaker.studies.recipe import Recipe, Stage
-from tastemaker.studies.rehearsal import starting_model
 from tastemaker.training import Progress, train
+from tastemaker.training.rehearsal import starting_model
 from tastemaker.training.run import WITHOUT_EFFECT
 
 log = logging.getLogger(__name__)

@@ -15,9 +15,11 @@ import os
 import queue
 import shutil
 import signal
+import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.connection import wait
 from multiprocessing.context import ForkServerContext, ForkServerProcess
@@ -123,8 +125,23 @@ def start(
 ) -> ForkServerProcess:
     inputs = {n: results[n] for n in task.needs}
     process = context.Process(target=perform, args=(task, fingerprint, inputs, events), name=task.name)
-    process.start()
+    with no_main():
+        process.start()
     return process
+
+
+@contextmanager
+def no_main() -> Generator[None]:
+    """Hides the main script from multiprocessing, which would run it again in every child: a user's script
+    that compares without guarding its `__main__` would begin anew there.
+    """
+    main = sys.modules["__main__"]
+    hidden = {name: main.__dict__.pop(name) for name in ("__spec__", "__file__") if name in main.__dict__}
+    main.__spec__ = None
+    try:
+        yield
+    finally:
+        main.__dict__.update(hidden)
 
 
 def collect(

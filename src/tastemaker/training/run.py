@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from torch import Tensor
 
 from tastemaker.config import TrainSettings, dump, settings_from
 from tastemaker.data import ChatTemplate, Dataset, Tokenised, read_records, tokenise
 from tastemaker.models import LoraSettings, RoleModels, build_roles
+from tastemaker.rewards import FunctionReward
 from tastemaker.rollout import LocalGenerator
 from tastemaker.runs import Meter, Parent, Run, RunLock, Source, default_name
 from tastemaker.training import checkpoint
@@ -26,6 +28,7 @@ from tastemaker.training.interrupt import Interrupted, Interruption
 from tastemaker.training.loop import Counters, Step, fit, step_seed
 from tastemaker.training.optim import adamw
 from tastemaker.training.precompute import reference_logps
+from tastemaker.training.rehearsal import TINY, starting_model
 from tastemaker.training.rewarding import centre_value, keep_normalisation, learned_reward
 from tastemaker.training.source import BatchSource
 from tastemaker.types import Bundles, Method, Reward, Role, Sampling, TastemakerError
@@ -66,12 +69,14 @@ def train(
 
     Args:
         method: what to optimise, e.g. `DPO(beta=0.1)`.
-        model: a Hugging Face folder or name, a run or its folder, or `(model, tokenizer)` in memory. The
+        model: a Hugging Face folder or name, a run or its folder, or `(model, tokenizer)` in memory, or "tiny"
+            (a small model made from the data, to rehearse). The
             reference is a copy of these very weights, never reloaded by name.
         data: a file, a folder saved by `datasets`, a hub name, a list of records or dicts, or a `Tokenised`.
         out: the run's folder; `runs/<name>` by default. A folder that holds an unfinished run of the same
             inputs is resumed exactly, a finished one is returned as it is.
-        reward: for online methods: a reward run, folder or name, or a `types.Reward`.
+        reward: for online methods: a reward run, folder or name, a `types.Reward`, or a function
+            `f(prompts, completions, **columns) -> list of numbers` as TRL has them.
         eval_data: held-out data of the same kind; its loss and metrics are recorded as `eval_*` at the end.
         settings: how to train; or give single settings as keywords, under TRL's names too.
         progress: called after every step.
@@ -92,6 +97,8 @@ def train(
     lock = RunLock(folder) if world.main else nullcontext()
     with lock:
         # A method may carry state (an adaptive coefficient): every run starts with its own, as set.
+        if model == TINY:
+            model = starting_model(TINY, data, method.consumes, settings.seed)
         job = Job(replace(cast(Any, method)), settings, folder, world, progress)
         return job.run(_source(model), data, _source(reward), eval_data)
 
@@ -135,12 +142,12 @@ class Job:
         if run is not None and run.status in ENDED:
             log.info("%s: finished before with the same inputs; nothing to do", self.folder)
             return run
-        tokenised = dataset if isinstance(dataset, Tokenised) else self.tokenise(dataset, models)
-        models.stop_at(tokenised.end_token_ids)
-        if run is not None:
-            run.write_receipt(tokenised.receipt.to_json())
         meter = Meter(run.record.resources if run is not None else None, model_copies=models.model_copies())
         with self.recorded(run):
+            tokenised = dataset if isinstance(dataset, Tokenised) else self.tokenise(dataset, models)
+            models.stop_at(tokenised.end_token_ids)
+            if run is not None:
+                run.write_receipt(tokenised.receipt.to_json())
             self.optimise(models, tokenised, custom_reward, run, saved, meter, keep=held_out_data is not None)
             held_out = self.evaluate(models, held_out_data)
             if run is not None:
@@ -151,12 +158,12 @@ class Job:
     # ---------------------------------------------------------------------------------------- inputs
 
     def read(self, data: object) -> Dataset:
-        return read_records(cast(Any, data), self.method.consumes)
+        return read_records(cast(Any, data), self.method.consumes, max_bad=self.settings.max_bad)
 
     def load(self, model: object, reward: object) -> tuple[RoleModels, Reward | None]:
         """The roles the method needs, and the reward where it is no model of ours."""
         settings = self.settings
-        custom = cast(Reward, reward) if callable(reward) else None
+        custom = reward if callable(reward) else None
         needs_reward = "reward" in self.method.roles and "reward" not in self.method.trains
         if needs_reward and reward is None:
             raise TastemakerError(
@@ -192,7 +199,13 @@ class Job:
             centre_value(models, reward)
         for note in models.notes:
             log.info("%s", note)
-        return models, custom
+        if custom is None or hasattr(custom, "name"):
+            return models, cast("Reward | None", custom)
+
+        def decode(ids: Tensor) -> str:
+            return cast(str, models.tokenizer.decode(ids.tolist(), skip_special_tokens=True))
+
+        return models, FunctionReward(cast(Any, custom), decode)
 
     def parents(self, models: RoleModels, custom: Reward | None) -> list[Parent]:
         """Every model that went in, by the hash of its weights before training."""

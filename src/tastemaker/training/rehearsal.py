@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-from tastemaker.data import read_records
+from tastemaker.data import Dataset, Tokenised, read_records
 from tastemaker.models import tiny_model
 from tastemaker.types import Comparison, Demonstration, Judgement, Question, Record, StepLabels, Text
 
 TINY = "tiny"
 
 
-def starting_model(
-    model: str, data: str, kind: type, seed: int
-) -> str | tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def starting_model(model: str, data: Any, kind: type, seed: int) -> Any:
     """`model` as it is, or the model that `tiny` stands for: its tokenizer is trained on the texts of
     `data`, its weights come from `seed`. The same data and seed give the same model.
     """
     if model != TINY:
         return model
-    records = read_records(data, kind).records
+    records = (data if isinstance(data, Dataset | Tokenised) else read_records(data, kind)).records
     return tiny_model((line for record in records for line in _texts(record)), seed=seed)
 
 
