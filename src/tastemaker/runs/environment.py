@@ -34,7 +34,9 @@ def git_commit(folder: Path | None = None) -> str | None:
 
 def command() -> str:
     """How this process was started, without secrets."""
-    return redact_command([Path(sys.argv[0]).name, *sys.argv[1:]])
+    program = Path(sys.argv[0]).name
+    # `python -m tastemaker` calls the program after the file it runs
+    return redact_command(["tastemaker" if program == "__main__.py" else program, *sys.argv[1:]])
 
 
 def _git(arguments: list[str], folder: Path | None) -> subprocess.CompletedProcess[str] | None:

@@ -114,6 +114,9 @@ class Run:
         """Whether `path` is a run folder."""
         return (Path(path) / RECORD_FILE).is_file()
 
+    def __repr__(self) -> str:
+        return f"Run({self.method}, {self.status}, {str(self.folder)!r})"
+
     # ------------------------------------------------------------------------------------ what it says
 
     @property
