@@ -9,9 +9,10 @@ import torch
 
 from tastemaker.config import TrainSettings
 from tastemaker.methods import DPO, PPO, RewardModel
+from tastemaker.training.contract import check_reference
 from tastemaker.training.distributed import World
 from tastemaker.training.loop import Batch, Counters, fit
-from tastemaker.types import Bundles, Method, Reward, Tree
+from tastemaker.types import Bundles, Method, Reward, TastemakerError, Tree
 from worlds import Table, TableReward, optimum, pair, pairs_batch, total_variation
 
 REFERENCE = torch.tensor([[0.5, -0.3, 0.0, 1.0], [0.0, 0.8, -0.6, 0.2]], dtype=torch.float64)
@@ -144,3 +145,17 @@ def test_ppo_without_penalty_prefers_the_best_response():
     )
     assert (table.policy.argmax(-1) == REWARDS.argmax(-1)).all()
     assert (table.policy.max(-1).values > 0.9).all()
+
+
+def test_B7_a_reference_that_is_not_the_start_stops_the_run():
+    data = preference_pairs(4)
+    table = Table(REFERENCE)
+    assert check_reference(table, data, temperature=1.0, exact=True) == 0.0
+    with torch.no_grad():
+        table.logits[0, 0] += 0.01
+    with pytest.raises(TastemakerError, match="--ref-model"):
+        check_reference(table, data, temperature=1.0, exact=True)
+    # what was computed beforehand is held to the same rule
+    stale = torch.zeros(len(data.targets), dtype=torch.float64)
+    with pytest.raises(TastemakerError, match="ln 2"):
+        check_reference(Table(REFERENCE), data.with_tokens(reference_logps=stale), temperature=1.0, exact=True)
