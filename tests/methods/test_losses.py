@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -221,3 +222,20 @@ def test_C10_dpo_logs_what_shows_displacement():
     pairs = strict_pairs(batch)
     assert math.isclose(float(chosen.total), sum(pi[w] for w, _ in pairs), rel_tol=1e-9)
     assert chosen.count == len(pairs)
+
+
+def test_A10_sft_counts_the_trained_tokens_alone():
+    """The A10 invariance spoils columns, and SFT has none: here the scores themselves are spoiled."""
+    method, batch = SFT(), batch_for(SFT())
+    masked = tuple(
+        replace(t, trained=tuple(torch.arange(len(r)) % 2 == 0 for r in t.responses)) for t in batch.trees
+    )
+    batch = replace(batch, trees=masked)
+    logps = -random(batch, len(batch.targets), 0).abs()
+    spoiled = torch.where(batch.trained, logps, math.nan).requires_grad_()
+    total, _ = method.loss(Scores(logps=spoiled), batch).terms["nll"]
+    kept = [x for x, trained in zip(logps.tolist(), batch.trained.tolist(), strict=True) if trained]
+    assert 0 < len(kept) < len(logps)
+    assert math.isclose(float(total.detach()), sum(reference_logps.nll(kept)), rel_tol=1e-12)
+    (gradient,) = torch.autograd.grad(total, spoiled)
+    assert torch.equal(gradient, -batch.trained.to(gradient.dtype))

@@ -3,7 +3,7 @@
 KL to the start is estimated from the policy's own samples at temperature 1, per response in nats: the
 log-ratio log pi - log ref of the whole response (k1, Schulman 2020), unbiased, with its standard error over
 prompts. k3 is unbiased too and kept beside it, but its tail is heavy: a token that the policy has made rare
-and the start likes weighs exp(log-ratio), and on the town its error was up to ten times k1's beyond 3 nats.
+and the start likes weighs exp(log-ratio). On the town its error was 0.9 to 8 times k1's (docs/decisions.md).
 """
 
 from __future__ import annotations
