@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from tastemaker.models.flops import Spent
 from tastemaker.types import Bundles, Record, Rewarded, Role, Sampling, Scores, Tree
 
 
@@ -54,6 +55,12 @@ class Table:
             "value": {"values": self.values},
             "reward": {"rewards": self.rewards},
         }[role]
+
+    def count_rollouts(self, batch: Bundles) -> None:
+        pass
+
+    def take_spent(self) -> Spent:
+        return Spent()
 
     def generate(self, prompts: Bundles, sampling: Sampling, *, seed: int) -> Bundles:
         generator = torch.Generator().manual_seed(seed)

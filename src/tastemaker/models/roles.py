@@ -20,6 +20,7 @@ from tastemaker.models import export
 from tastemaker.models.adapters import AnyModel, LoraSettings, adapter_hash, extract
 from tastemaker.models.assemble import Assembly, Plan, Slot, ValueInit, assemble
 from tastemaker.models.backbone import base_of
+from tastemaker.models.flops import Counted, Spent, Stage, count
 from tastemaker.models.forward import Want
 from tastemaker.models.heads import HeadKind, kind_of
 from tastemaker.models.load import Source
@@ -134,6 +135,8 @@ class RoleModels:
         self._slots: dict[Role, Slot] = dict(assembly.slots)
         self._prepared: dict[int, Prepared] = {}
         self._open: list[Role] = []
+        self._counted: dict[Role, Counted] = {}
+        self._spent = Spent()
         for slot in self._slots.values():
             key = id(slot.backbone)
             if key not in self._prepared:
@@ -167,6 +170,7 @@ class RoleModels:
         if not self._open or self._open[-1] != role:
             raise RuntimeError(f"forward({role!r}) outside `with models.scope({role!r})`")
         slot, ready = self._slot(role), self._ready(role)
+        self._count(role, batch, "updates" if torch.is_grad_enabled() else "scoring")
         return ready.scorer(batch, WANTS[role], head=slot.head, temperature=temperature, entropy=entropy)
 
     def score(self, role: Role, batch: Bundles, *, temperature: float = 1.0, entropy: bool = False) -> Scores:
@@ -200,6 +204,28 @@ class RoleModels:
     def generation_model(self, role: Role = "policy") -> tuple[AnyModel, AbstractContextManager[None]]:
         """(the Hugging Face or peft model, a context to generate in): the scope of `role`, single use."""
         return self._ready(role).model, self.scope(role)
+
+    def count_rollouts(self, batch: Bundles, role: Role = "policy") -> None:
+        """Counts the arithmetic of having sampled `batch`: what one pass over prompts and responses needs."""
+        flops = self._counted_of(role).forward(batch, predicts=True)
+        self._spent.add("rollouts", flops, sum(t.response_tokens for t in batch.trees))
+
+    def take_spent(self) -> Spent:
+        """Arithmetic and tokens since the last call."""
+        return self._spent.take()
+
+    def _count(self, role: Role, batch: Bundles, stage: Stage) -> None:
+        counted, predicts = self._counted_of(role), WANTS[role] == "logps"
+        shared = self._ready(role).scorer.result.layout == "stream"
+        flops = counted.forward(batch, predicts=predicts, shared=shared)
+        if stage == "updates":
+            flops += counted.backward(batch, predicts=predicts, shared=shared)
+        self._spent.add(stage, flops, batch.size)
+
+    def _counted_of(self, role: Role) -> Counted:
+        if role not in self._counted:
+            self._counted[role] = count(self._ready(role).model, self._slot(role).adapter)
+        return self._counted[role]
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:

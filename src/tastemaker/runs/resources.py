@@ -27,6 +27,10 @@ class Resources(BaseModel):
     """Most memory torch ever allocated on the CUDA devices together; 0 without one."""
     model_copies: int = 0
     """Whole sets of model weights held in memory."""
+    flops: dict[str, float] = {}
+    """Floating-point operations that the work needed, by stage: rollouts, scoring, updates."""
+    tokens: dict[str, int] = {}
+    """Tokens by stage: sampled in rollouts, passed without gradient, passed with it."""
 
 
 class Meter:

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from tastemaker.config import TrainSettings
+from tastemaker.models.flops import Spent
 from tastemaker.training.distributed import World
 from tastemaker.training.metrics import Totals
 from tastemaker.training.optim import learning_rate_factor, set_learning_rate
@@ -30,6 +31,7 @@ from tastemaker.types import (
     Record,
     Reward,
     Role,
+    Sampling,
     Scores,
     StopTraining,
     TastemakerError,
@@ -58,6 +60,10 @@ class Trained(Models, Protocol):
 
     def trainable(self, role: Role) -> Mapping[str, nn.Parameter]: ...
 
+    def count_rollouts(self, batch: Bundles) -> None: ...
+
+    def take_spent(self) -> Spent: ...
+
 
 @dataclass
 class Step:
@@ -78,6 +84,31 @@ class Counters:
     optimizer_steps: int = 0
     num_tokens: int = 0
     episodes: int = 0
+    flops: dict[str, float] = field(default_factory=dict[str, float])
+    """Floating-point operations by stage, over all processes; see `models.flops`."""
+    tokens: dict[str, int] = field(default_factory=dict[str, int])
+    """Tokens by stage; of rollouts the sampled ones."""
+
+    def add(self, spent: Spent, world: World) -> None:
+        """What all processes spent since the last step."""
+        own = torch.tensor([*spent.flops.values(), *spent.tokens.values()], dtype=torch.float64)
+        everyone = world.reduce(own).tolist()
+        for i, stage in enumerate(spent.flops):
+            self.flops[stage] = self.flops.get(stage, 0.0) + everyone[i]
+            self.tokens[stage] = self.tokens.get(stage, 0) + int(everyone[len(spent.flops) + i])
+
+
+@dataclass(frozen=True)
+class CountingGenerator:
+    """A generator whose work is counted."""
+
+    generator: Generator
+    models: Trained
+
+    def generate(self, prompts: Bundles, sampling: Sampling, *, seed: int) -> Bundles:
+        batch = self.generator.generate(prompts, sampling, seed=seed)
+        self.models.count_rollouts(batch)
+        return batch
 
 
 def fit(
@@ -101,6 +132,8 @@ def fit(
     derives from the seed and the step's number. `first` sees the first prepared batch before any update.
     """
     updates = Updates(method, models, optimizer, settings, learning_rate, world)
+    if generator is not None:
+        generator = CountingGenerator(generator, models)
     updates.total = total_steps * method.inner_epochs * method.mini_batches
     for batch in source:
         begin = time.perf_counter()
@@ -124,6 +157,7 @@ def fit(
         tokens, episodes = world.reduce(torch.tensor([bundles.size, len(bundles.lengths)])).tolist()
         counters.num_tokens += tokens
         counters.episodes += episodes
+        counters.add(models.take_spent(), world)
         metrics = totals.reduced(world)
         stop = None
         try:
@@ -132,6 +166,7 @@ def fit(
             stop = str(reason)
         metrics = {k: v for k, v in metrics.items() if not k.startswith("_")}
         metrics |= {"epoch": batch.epoch, "num_tokens": counters.num_tokens}
+        metrics["total_flos"] = sum(counters.flops.values())
         if method.online:
             metrics["episode"] = counters.episodes
         metrics["step_time"] = time.perf_counter() - begin

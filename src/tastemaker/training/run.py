@@ -19,7 +19,7 @@ from tastemaker.data import ChatTemplate, Dataset, Tokenised, read_records, toke
 from tastemaker.models import LoraSettings, RoleModels, build_roles
 from tastemaker.rewards import FunctionReward
 from tastemaker.rollout import LocalGenerator
-from tastemaker.runs import Meter, Parent, Run, RunLock, Source, default_name
+from tastemaker.runs import Meter, Parent, Resources, Run, RunLock, Source, default_name
 from tastemaker.training import checkpoint
 from tastemaker.training.contract import check_reference
 from tastemaker.training.distributed import World
@@ -129,6 +129,7 @@ class Job:
     notes: list[str] = field(default_factory=list[str])
     reward: object = None
     """Where the reward model came from, if the method was given one."""
+    counters: Counters = field(default_factory=Counters)
 
     def run(self, model: object, data: object, reward: object, eval_data: object) -> Run:
         dataset = data if isinstance(data, Dataset | Tokenised) else self.read(data)
@@ -309,7 +310,7 @@ class Job:
         if learning_rate is None:
             learning_rate = float(cast(float, method.defaults["learning_rate"]))
         optimizer = adamw(parameters, settings, learning_rate)
-        counters = Counters()
+        counters = self.counters
         torch.manual_seed(settings.seed)
         start = self.restore(models, optimizer, parameters, counters, saved) if saved else 0
         source = BatchSource(tokenised, settings, self.world, start)
@@ -375,7 +376,7 @@ class Job:
     ) -> None:
         moments, optimizer_state = checkpoint.pack_optimizer(optimizer, parameters)
         random, random_state = checkpoint.rng_state()
-        run.update(resources=meter.read())
+        run.update(resources=self.spent(meter))
         run.sync()
         state = {
             "optimizer": optimizer_state,
@@ -432,8 +433,13 @@ class Job:
             status=status,
             reason="; ".join(self.notes) or None,
             hashes={"weights": models.weights_hash(trained)},
-            resources=meter.read(),
+            resources=self.spent(meter),
         )
+
+    def spent(self, meter: Meter) -> Resources:
+        """What the run has cost so far."""
+        counted = {"flops": dict(self.counters.flops), "tokens": dict(self.counters.tokens)}
+        return meter.read().model_copy(update=counted)
 
     def samples(self, models: RoleModels, tokenised: Tokenised) -> Iterator[dict[str, object]]:
         """A few responses of the trained policy to prompts of the data."""
