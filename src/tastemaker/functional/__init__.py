@@ -3,6 +3,7 @@
 from tastemaker.functional.advantages import gae
 from tastemaker.functional.kl import adaptive_kl_coef, exact_kl, kl_estimate
 from tastemaker.functional.logps import chunked_logps
+from tastemaker.functional.overoptimisation import GaoFit, fit_gao, gao_gain
 from tastemaker.functional.pairwise import bradley_terry_loss, dpo_loss
 from tastemaker.functional.policy_gradient import clipped_value_loss, ppo_clip_loss
 from tastemaker.functional.statistics import (
@@ -21,6 +22,7 @@ from tastemaker.functional.supervised import nll_loss
 from tastemaker.functional.tensors import explained_variance, mean_and_variance, moments, segment_sum, whiten
 
 __all__ = [
+    "GaoFit",
     "Interval",
     "Tilted",
     "adaptive_kl_coef",
@@ -33,7 +35,9 @@ __all__ = [
     "dpo_loss",
     "exact_kl",
     "explained_variance",
+    "fit_gao",
     "gae",
+    "gao_gain",
     "kl_estimate",
     "mean_and_variance",
     "mean_interval",
