@@ -396,3 +396,25 @@ def test_an_exported_reward_model_keeps_its_zero_point(world: Path, tmp_path: Pa
 
     assert main(["export", str(world / "rm"), "--out", str(tmp_path / "out")]) == 0
     assert normalisation_of(str(tmp_path / "out")) == normalisation_of(str(world / "rm"))
+
+
+@pytest.mark.parametrize("options", [{}, {"use_peft": True, "lora_r": 2}], ids=["full", "lora"])
+def test_snapshots_are_the_model_as_it_was(world: Path, tmp_path: Path, options: dict[str, object]):
+    run = run_method("dpo", world, tmp_path / "run", snapshot_steps=3, **options)
+    assert list(run.snapshots()) == [3, 6]
+    hashes = {step: load_causal(folder).weights_hash for step, folder in run.snapshots().items()}
+    assert hashes[6] == load_causal(run.folder).weights_hash == run.weights_hash
+    assert hashes[3] != hashes[6]
+    # how often copies are made changes no weight
+    assert run_method("dpo", world, tmp_path / "none", **options).weights_hash == run.weights_hash
+
+
+def test_a_run_knows_what_it_spent(world: Path, tmp_path: Path):
+    run = run_method("ppo", world, tmp_path / "run")
+    spent = run.record.resources
+    assert set(spent.flops) == {"rollouts", "scoring", "updates"}
+    assert all(value > 0 for value in spent.flops.values())
+    # 6 steps of 4 prompts, each answered in at most 5 tokens, which pass through policy and value twice
+    assert 6 * 4 <= spent.tokens["rollouts"] <= 6 * 4 * 5
+    last = run.metrics()[-1]
+    assert last["total_flos"] == pytest.approx(sum(spent.flops.values()))

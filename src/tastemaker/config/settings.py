@@ -99,6 +99,8 @@ class TrainSettings:
     """Steps between checkpoints."""
     save_total_limit: PositiveInt | None = 2
     """Checkpoints kept, newest first; none: all."""
+    snapshot_steps: PositiveInt | None = None
+    """Steps between copies of the trained model kept under snapshots/, to be read later; none: no copies."""
     num_samples: NonNegativeInt = 4
     """Responses sampled from the trained policy and written to samples.jsonl."""
     resume: bool = True

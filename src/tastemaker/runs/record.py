@@ -154,6 +154,15 @@ class Run:
     def checkpoints_dir(self) -> Path:
         return self.folder / "checkpoints"
 
+    def snapshot_dir(self, step: int) -> Path:
+        """Where the model as it was after `step` lies, or will lie (setting `snapshot_steps`)."""
+        return self.folder / "snapshots" / f"step-{step:08d}"
+
+    def snapshots(self) -> dict[int, Path]:
+        """Step -> the model as it was then, in order."""
+        found = sorted((self.folder / "snapshots").glob("step-*"))
+        return {int(folder.name.removeprefix("step-")): folder for folder in found}
+
     @property
     def metrics_file(self) -> Path:
         return self.folder / "metrics.jsonl"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -25,21 +25,20 @@ from tastemaker.training.contract import check_reference
 from tastemaker.training.distributed import World
 from tastemaker.training.held_out import held_out_metrics
 from tastemaker.training.interrupt import Interrupted, Interruption
-from tastemaker.training.loop import Counters, Step, fit, step_seed
+from tastemaker.training.loop import Counters, Step, fit
 from tastemaker.training.optim import adamw
 from tastemaker.training.precompute import reference_logps
 from tastemaker.training.rehearsal import TINY, starting_model
 from tastemaker.training.rewarding import centre_value, keep_normalisation, learned_reward
+from tastemaker.training.samples import UNLIMITED, sample_lines
 from tastemaker.training.source import BatchSource
-from tastemaker.types import Bundles, Method, Reward, Role, Sampling, TastemakerError
+from tastemaker.types import Bundles, Method, Reward, Role, TastemakerError
 
 log = logging.getLogger(__name__)
 
 Progress = Callable[[int, int, Mapping[str, float]], None]
 """(step, of how many, its metrics)"""
 
-UNLIMITED = 2**31
-"""Tokens; what `max_length` none means."""
 ENDED = ("finished", "stopped")
 WITHOUT_EFFECT = (
     "logging_steps",
@@ -49,6 +48,7 @@ WITHOUT_EFFECT = (
     "force",
     "log_level",
     "num_samples",
+    "snapshot_steps",
 )
 """Settings that may differ when a run is resumed: they change no weight."""
 
@@ -341,6 +341,9 @@ class Job:
                 last = step.number >= source.total or step.stop is not None
                 if run is not None:
                     self.record(run, step, source.total, last)
+                every = settings.snapshot_steps
+                if run is not None and every is not None and step.number % every == 0:
+                    models.save(method.trains[0], run.snapshot_dir(step.number), overwrite=True)
                 stopping = any(self.world.gather(interruption.asked))
                 if run is not None and (stopping or last or step.number % settings.save_steps == 0):
                     self.save(run, models, optimizer, parameters, counters, step.number, meter)
@@ -424,7 +427,14 @@ class Job:
             metrics = run.metrics()
             run.log_metrics(cast(int, metrics[-1]["step"]) if metrics else 0, held_out)
         if trained == "policy" and self.settings.num_samples:
-            run.log_samples(0, self.samples(models, tokenised))
+            lines = sample_lines(
+                models,
+                tokenised,
+                self.method,
+                number=self.settings.num_samples,
+                seed=self.settings.seed,
+            )
+            run.log_samples(0, lines)
         models.save(trained, run.model_dir, overwrite=True)
         if trained == "reward":
             keep_normalisation(models, tokenised, run.model_dir)
@@ -441,26 +451,6 @@ class Job:
         counted = {"flops": dict(self.counters.flops), "tokens": dict(self.counters.tokens)}
         return meter.read().model_copy(update=counted)
 
-    def samples(self, models: RoleModels, tokenised: Tokenised) -> Iterator[dict[str, object]]:
-        """A few responses of the trained policy to prompts of the data."""
-        chosen = tokenised.batch(range(min(self.settings.num_samples, len(tokenised.trees))))
-        prompts = without_responses(chosen)
-        generator = LocalGenerator(models, models.tokenizer)
-        longest = max(len(t.prompt) for t in prompts.trees)
-        config = models.generation_model("policy")[0].config
-        room = (getattr(config, "max_position_embeddings", None) or UNLIMITED) - longest
-        if room < 1:
-            return
-        sampling = Sampling(max_new_tokens=min(room, int(getattr(self.method, "response_length", 128))))
-        responses = generator.generate(prompts, sampling, seed=step_seed(self.settings.seed, -1))
-        for tree in responses.trees:
-            yield {
-                "row": tree.row,
-                "prompt": models.tokenizer.decode(tree.prompt.tolist()),
-                "response": models.tokenizer.decode(tree.responses[0].tolist()),
-                "ended": tree.ended[0],
-            }
-
     @contextmanager
     def recorded(self, run: Run | None) -> Generator[None]:
         """Writes into the record how the run ended when it did not end well."""
@@ -474,9 +464,3 @@ class Job:
             if run is not None:
                 run.update(status="failed", reason=str(error).splitlines()[0] if str(error) else repr(error))
             raise
-
-
-def without_responses(batch: Bundles) -> Bundles:
-    """The prompts alone, each tree keeping its row."""
-    trees = tuple(replace(t, responses=(), trained=None, ended=()) for t in batch.trees)
-    return Bundles(trees=trees, tree_columns=batch.tree_columns, device=batch.device)
