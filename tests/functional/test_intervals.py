@@ -16,6 +16,7 @@ from tastemaker.functional import (
     bootstrap_interval,
     mean_interval,
     paired_interval,
+    paired_spread,
     standard_error,
     student_quantile,
     tilted_mean,
@@ -45,7 +46,11 @@ def test_standard_error_and_normal_interval() -> None:
 
 def test_one_value_claims_nothing() -> None:
     one = torch.tensor([3.0])
-    for found in (mean_interval(one), bootstrap_interval(one, seed=0), paired_interval([one], seed=0)):
+    for found in (
+        mean_interval(one),
+        bootstrap_interval(one, seed=0),
+        paired_interval([one], shared_prompts=False),
+    ):
         assert found.estimate == 3
         assert math.isnan(found.low)
         assert math.isnan(found.high)
@@ -119,95 +124,181 @@ def test_student_quantile_limits() -> None:
 # ------------------------------------------------------------------------------------ seeds and prompts
 
 
-def test_paired_interval_of_few_seeds_is_students() -> None:
+T2, T4 = 4.302652729749, 2.7764451051978
+"""Student's 97.5% quantiles with 2 and 4 degrees of freedom."""
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_paired_interval_of_few_seeds_is_students(shared: bool) -> None:
     """Seeds far apart, prompts alike: t with S - 1 degrees of freedom on the seed means, to all digits."""
-    means = [0.1, 0.5, 0.9]
-    found = paired_interval([torch.full((20,), m, dtype=F64) for m in means], seed=0)
-    half = 4.302652729749 * 0.4 / math.sqrt(3)
+    rows = [torch.full((20,), m, dtype=F64) for m in (0.1, 0.5, 0.9)]
+    found = paired_interval(rows, shared_prompts=shared)
+    half = T2 * 0.4 / math.sqrt(3)
     assert found.estimate == pytest.approx(0.5, abs=1e-14)
     assert found.low == pytest.approx(0.5 - half, abs=1e-9)
     assert found.high == pytest.approx(0.5 + half, abs=1e-9)
 
 
-def test_paired_interval_joins_seeds_and_prompts_in_quadrature() -> None:
-    table = torch.tensor([[1.0, 2.0, 6.0], [3.0, 3.0, 6.0]], dtype=F64)
-    found = paired_interval(list(table), seed=0)
-    _, by_seed = reference.mean_and_standard_error([3.0, 4.0])
-    _, by_prompt = reference.mean_and_standard_error([2.0, 2.5, 6.0])
-    half = math.hypot(12.7062047362 * by_seed, 4.302652729749 * by_prompt)
-    assert found.high - found.estimate == pytest.approx(half, abs=1e-8)
+def test_own_prompts_are_in_the_scatter_of_the_seed_means() -> None:
+    """They do not count a second time: the interval is Student's on the seed means alone."""
+    rows = [[1.0, 2.0, 6.0, 0.5], [3.0, 3.0, 6.0], [-1.0, 4.0, 0.0]]
+    estimate, scatter, _ = reference.own_prompts(rows)
+    found = paired_interval([torch.tensor(row) for row in rows], shared_prompts=False)
+    assert found.estimate == pytest.approx(estimate, abs=1e-12)
+    assert found.high - found.estimate == pytest.approx(T2 * math.sqrt(scatter / 3), abs=1e-7)
 
 
-def test_paired_interval_returns_the_wider() -> None:
-    """Rows that cancel: prompts' means and seed means are constant, so only the bootstrap sees spread."""
+def test_seed_means_closer_than_prompts_allow_are_luck() -> None:
+    """Means that agree to the last digit: the floor is what drawing prompts alone would do."""
+    rows = [[1.0, -1.0, 2.0], [2.0, 0.0, 0.0]]
+    _, scatter, within = reference.own_prompts(rows)
+    found = paired_interval([torch.tensor(row) for row in rows], shared_prompts=False)
+    assert scatter == 0
+    assert found.high - found.estimate == pytest.approx(T4 * math.sqrt(within * (2 / 3) / 4), abs=1e-8)
+
+
+def test_shared_prompts_join_in_quadrature() -> None:
+    rows = [[1.0, 2.0, 6.0], [3.0, 3.5, 6.5], [0.0, 4.0, 7.0]]
+    estimate, scatter, rest, prompts = reference.shared_prompts(rows)
+    assert rest > 0
+    assert prompts > 0
+    found = paired_interval([torch.tensor(row) for row in rows], shared_prompts=True)
+    own = max(T2**2 * scatter / 3, T4**2 * rest / 9)
+    assert found.estimate == pytest.approx(estimate, abs=1e-12)
+    assert found.high - found.estimate == pytest.approx(math.sqrt(own + T2**2 * prompts / 3), abs=1e-7)
+    apart = paired_interval([torch.tensor(row) for row in rows], shared_prompts=False)
+    assert apart.high < found.high
+
+
+def test_shared_prompts_that_cancel_keep_their_interaction() -> None:
+    """Prompts' and seeds' means are all zero, and only the interaction shows spread."""
     table = torch.tensor([[1.0, -1.0], [-1.0, 1.0]], dtype=F64).repeat(1, 10)
-    found = paired_interval(list(table), seed=0)
+    found = paired_interval(list(table), shared_prompts=True)
     assert found.estimate == 0
-    assert found.low < -0.1
-    assert found.high > 0.1
+    # 40 squares of 1 over 19 degrees of freedom; t[19] at 97.5%
+    assert found.high == pytest.approx(2.0930240544 * math.sqrt(40 / 19 / 40), abs=1e-8)
+
+
+def test_paired_spread_is_the_analysis_of_variance() -> None:
+    rows = [[1.0, 2.0, 6.0], [3.0, 3.5, 6.5], [9.0, 14.0, 17.0]]
+    tensors = [torch.tensor(row) for row in rows]
+    _, scatter, within = reference.own_prompts(rows)
+    assert paired_spread(tensors, shared_prompts=False) == pytest.approx((scatter - within / 3, 0.0, within))
+    _, scatter, rest, prompts = reference.shared_prompts(rows)
+    assert paired_spread(tensors, shared_prompts=True) == pytest.approx((scatter - rest / 3, prompts, rest))
+    assert paired_spread([torch.tensor([1.0, -1.0])] * 2, shared_prompts=False).seeds == 0
+    assert math.isnan(paired_spread(tensors[:1], shared_prompts=False).seeds)
+
+
+def test_paired_spread_recovers_what_was_put_in() -> None:
+    table = 0.3 * random(400, 1) + 0.5 * random(1, 400, seed=1) + random(400, 400, seed=2)
+    found = paired_spread(list(table), shared_prompts=True)
+    assert found == pytest.approx((0.09, 0.25, 1.0), rel=0.2)
+    own = paired_spread(list(0.3 * random(400, 1) + random(400, 50, seed=2)), shared_prompts=False)
+    assert own == pytest.approx((0.09, 0.0, 1.0), rel=0.2)
 
 
 def test_each_seed_counts_the_same_however_many_prompts() -> None:
-    found = paired_interval([torch.zeros(2), torch.full((200,), 1.0)], seed=0)
+    found = paired_interval([torch.zeros(2), torch.full((200,), 1.0)], shared_prompts=False)
     assert found.estimate == 0.5
 
 
-def test_paired_interval_is_seeded_and_antisymmetric() -> None:
+@pytest.mark.parametrize("shared", [False, True])
+def test_paired_interval_is_antisymmetric_and_equivariant(shared: bool) -> None:
     rows = list(random(4, 30, seed=3) + 0.2)
-    found = paired_interval(rows, seed=5)
-    assert found == paired_interval(rows, seed=5)
-    swapped = paired_interval([-r for r in rows], seed=5)
-    assert swapped.estimate == -found.estimate
-    assert swapped.low == pytest.approx(-found.high, abs=1e-12)
+    found = paired_interval(rows, shared_prompts=shared)
+    swapped = paired_interval([-r for r in rows], shared_prompts=shared)
+    assert swapped == pytest.approx((-found.estimate, -found.high, -found.low), abs=1e-12)
+    moved = paired_interval([3 * r + 1 for r in rows], shared_prompts=shared)
+    assert moved == pytest.approx([3 * v + 1 for v in found], abs=1e-12)
+    narrower = paired_interval(rows, shared_prompts=shared, confidence=0.5)
+    assert found.low < narrower.low < narrower.high < found.high
 
 
 @pytest.mark.parametrize("bad", [[], [torch.zeros(0)], [torch.zeros(2, 2)]])
 def test_paired_interval_needs_differences(bad: list[Tensor]) -> None:
-    with pytest.raises(ValueError, match="paired_interval"):
-        paired_interval(bad, seed=0)
+    with pytest.raises(ValueError, match="non-empty"):
+        paired_interval(bad, shared_prompts=False)
+    with pytest.raises(ValueError, match="as many in every seed"):
+        paired_interval([torch.zeros(2), torch.zeros(3)], shared_prompts=True)
+
+
+def test_one_shared_prompt_claims_nothing() -> None:
+    found = paired_interval([torch.tensor([1.0]), torch.tensor([1.1])], shared_prompts=True)
+    assert math.isnan(found.low)
+    known = paired_interval([torch.tensor([1.0]), torch.tensor([1.1])], shared_prompts=False)
+    assert known.high - known.estimate == pytest.approx(12.7062047362 * 0.05, abs=1e-6)
 
 
 DESIGNS = {
-    # spread of: seeds, prompts (the same in every seed), seed x prompt; unequal numbers of prompts
-    "seeds differ most": (1.0, 0.0, 1.0, False),
-    "seeds differ little": (0.2, 0.0, 1.0, False),
-    "prompts differ most": (0.1, 1.0, 0.3, False),
-    "as much from both": (0.15, 1.0, 0.1, False),
-    "own prompts": (0.3, 0.0, 1.0, True),
+    # standard deviation over: seeds, prompts (the same in every seed), seed x prompt
+    "seeds differ most": (1.0, 0.0, 1.0),
+    "seeds differ little": (0.2, 0.0, 1.0),
+    "seeds do not differ": (0.0, 0.0, 1.0),
+    "prompts differ most": (0.1, 1.0, 0.3),
+    "as much from both": (0.15, 1.0, 0.1),
 }
 
 
 @pytest.mark.parametrize("seeds", [2, 3, 5])
 @pytest.mark.parametrize("design", DESIGNS.values(), ids=DESIGNS.keys())
-def test_95_percent_intervals_cover_at_least_93(seeds: int, design: tuple[float, float, float, bool]) -> None:
-    between, prompt, within, ragged = design
+def test_95_percent_intervals_cover_at_least_93(seeds: int, design: tuple[float, float, float]) -> None:
+    between, prompt, within = design
     g = torch.Generator().manual_seed(seeds)
-    prompts, rounds, covered = 40, 500, 0
-    for i in range(rounds):
+    prompts, rounds, covered = 40, 1000, 0
+    for _ in range(rounds):
         table = (
             0.7
             + between * torch.randn(seeds, 1, generator=g, dtype=F64)
             + prompt * torch.randn(1, prompts, generator=g, dtype=F64)
             + within * torch.randn(seeds, prompts, generator=g, dtype=F64)
         )
-        rows = [row[: prompts - s] for s, row in enumerate(table)] if ragged else list(table)
-        found = paired_interval(rows, resamples=200, seed=i)
+        found = paired_interval(list(table), shared_prompts=prompt > 0)
         covered += found.low <= 0.7 <= found.high
     assert covered / rounds >= 0.93
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+def test_own_prompts_need_no_more_than_their_95_percent(seeds: int) -> None:
+    """Where the seeds' scatter is plain to see, the interval is exact: neither too narrow nor too wide."""
+    g = torch.Generator().manual_seed(seeds)
+    covered = 0
+    for _ in range(2000):
+        rows = [
+            0.3 * torch.randn(1, generator=g, dtype=F64) + torch.randn(n, generator=g, dtype=F64)
+            for n in range(40, 40 + seeds)
+        ]
+        found = paired_interval(rows, shared_prompts=False)
+        covered += found.low <= 0 <= found.high
+    assert covered / 2000 == pytest.approx(0.955, abs=0.02)
+
+
+def test_shared_prompts_taken_for_own_ones_would_be_too_narrow() -> None:
+    """Why it must be said: as many seeds as one likes do not make the same prompts into new ones."""
+    g = torch.Generator().manual_seed(0)
+    missed = {False: 0, True: 0}
+    for _ in range(300):
+        table = torch.randn(1, 40, generator=g, dtype=F64) + 0.3 * torch.randn(8, 40, generator=g, dtype=F64)
+        for shared in missed:
+            found = paired_interval(list(table), shared_prompts=shared)
+            missed[shared] += not found.low <= 0 <= found.high
+    assert missed[True] / 300 < 0.07
+    assert missed[False] / 300 > 0.3
 
 
 def test_one_seed_covers_its_own_prompts() -> None:
     g = torch.Generator().manual_seed(0)
     covered = 0
-    for i in range(500):
-        found = paired_interval([torch.randn(15, generator=g, dtype=F64)], resamples=200, seed=i)
+    for _ in range(500):
+        found = paired_interval([torch.randn(15, generator=g, dtype=F64)], shared_prompts=False)
         covered += found.low <= 0 <= found.high
     assert covered / 500 >= 0.93
 
 
 def test_the_interval_finds_a_large_difference() -> None:
     """Power, not only coverage: an interval that is always infinite would cover too."""
-    found = paired_interval(list(1.0 + 0.1 * random(3, 1) + 0.5 * random(3, 60, seed=1)), seed=0)
+    rows = list(1.0 + 0.1 * random(3, 1) + 0.5 * random(3, 60, seed=1))
+    found = paired_interval(rows, shared_prompts=False)
     assert found.low > 0
     assert found.high - found.low < 1.2
 

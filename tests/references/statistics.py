@@ -31,3 +31,27 @@ def mean_and_standard_error(values: list[float]) -> tuple[float, float]:
     mean = math.fsum(values) / n
     variance = math.fsum((v - mean) ** 2 for v in values) / (n - 1)
     return mean, math.sqrt(variance / n)
+
+
+def own_prompts(rows: list[list[float]]) -> tuple[float, float, float]:
+    """(estimate, variance of the seed means, pooled variance within seeds), each seed with its own prompts."""
+    means = [math.fsum(row) / len(row) for row in rows]
+    estimate = math.fsum(means) / len(means)
+    scatter = math.fsum((m - estimate) ** 2 for m in means) / (len(means) - 1)
+    squares = math.fsum((v - m) ** 2 for row, m in zip(rows, means, strict=True) for v in row)
+    return estimate, scatter, squares / sum(len(row) - 1 for row in rows)
+
+
+def shared_prompts(rows: list[list[float]]) -> tuple[float, float, float, float]:
+    """(estimate, variance of the seed means, the interaction's mean square, the prompts' variance component)
+    of a two-way table without replication.
+    """
+    seeds, prompts = len(rows), len(rows[0])
+    estimate, scatter, _ = own_prompts(rows)
+    means = [math.fsum(row) / prompts for row in rows]
+    columns = [math.fsum(row[p] for row in rows) / seeds for p in range(prompts)]
+    rest = math.fsum(
+        (rows[s][p] - means[s] - columns[p] + estimate) ** 2 for s in range(seeds) for p in range(prompts)
+    ) / ((seeds - 1) * (prompts - 1))
+    between = math.fsum((c - estimate) ** 2 for c in columns) / (prompts - 1)
+    return estimate, scatter, rest, max(0.0, between - rest / seeds)

@@ -31,7 +31,7 @@ def said(a: list[Tensor], b: list[Tensor]) -> dict[str, object]:
 def test_a_clear_difference_is_found_and_has_the_right_sign():
     found = said(noisy(1.0, 5, 1), noisy(0.2, 5, 2))
     assert found["winner"] == "a"
-    assert "a wins" in str(found["text"])
+    assert "a comes out ahead of b" in str(found["text"])
     assert said(noisy(0.2, 5, 2), noisy(1.0, 5, 1))["winner"] == "b"
 
 
@@ -48,7 +48,7 @@ def test_no_winner_is_said_in_words():
     same = noisy(0.5, 3, 3)
     found = said(same, [x + 1e-9 for x in reversed(same)])
     assert found["winner"] is None
-    assert str(found["text"]).startswith("No winner by gold reward")
+    assert str(found["text"]).startswith("No winner: a and b are not told apart.")
 
 
 def test_scores_are_interpolated_at_one_kl():

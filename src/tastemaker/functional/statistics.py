@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from statistics import NormalDist
 from typing import NamedTuple
 
@@ -34,6 +35,17 @@ class Tilted(NamedTuple):
     """1 / sum of squared weights, from 1 (one sample speaks for all) to N."""
 
 
+class Spread(NamedTuple):
+    """Variance components of paired differences (not standard deviations)."""
+
+    seeds: float
+    """Of a seed's difference over infinitely many prompts, between seeds."""
+    prompts: float
+    """Of a prompt's difference, where every seed has the same prompts; else 0."""
+    within: float
+    """Of one difference around these: the prompts' own part, where each seed has its own."""
+
+
 def standard_error(values: Tensor) -> float:
     """Standard deviation (ddof 1) over sqrt(n). Shapes: `values` [n]; NaN for n < 2."""
     n = values.numel()
@@ -43,8 +55,8 @@ def standard_error(values: Tensor) -> float:
 def mean_interval(values: Tensor, *, confidence: float = 0.95) -> Interval:
     """Mean with its normal interval, mean -+ z standard errors. Shapes: `values` [n], independent.
 
-    For large n; below some 30 values `paired_interval([values])` widens it as Student does. Bounds are NaN for
-    n < 2.
+    For large n; below some 30 values `paired_interval` of this one row widens it as Student does. Bounds are
+    NaN for n < 2.
     """
     mean = float(values.double().mean())
     half = NormalDist().inv_cdf(0.5 + _level(confidence) / 2) * standard_error(values)
@@ -68,54 +80,53 @@ def bootstrap_interval(
 
 
 def paired_interval(
-    differences: Sequence[Tensor], *, resamples: int = 2000, confidence: float = 0.95, seed: int
+    differences: Sequence[Tensor], *, shared_prompts: bool, confidence: float = 0.95
 ) -> Interval:
     """Mean paired difference between two arms, over training seeds and prompts alike.
 
     `differences[s]` [P_s] holds, for each prompt, arm A minus arm B of training seed s. The estimate is the
-    mean over seeds of their means over prompts. Two intervals are formed and the WIDER is returned:
+    mean over seeds of their means over prompts. With S seeds, m the mean of one and w^2 the variance of its P:
 
-    1. Hierarchical percentile bootstrap: seeds are drawn with replacement, and prompts within them. With
-       equal P_s, entry p is taken for the same prompt in every seed, and prompts are drawn once for all seeds
-       (Owen 2007, "The pigeonhole bootstrap"): the same test prompts everywhere are no more evidence about
-       new prompts than they are in one seed. With unequal P_s prompts are taken for each seed's own.
-    2. Student's t on the seed means, half-width t[S-1] sd / sqrt(S), joined in quadrature with that of the
-       prompts, t[P-1] sd / sqrt(P) of the prompts' means over seeds (where every seed has its own prompts,
-       theirs is already in the scatter of the seed means and is left out).
+        half^2 = max(t[S-1]^2 var(m) / S,  t[sum (P-1)]^2 mean(w^2 / P) / S)
 
-    Why both: a bootstrap of S seeds draws from S values. It understates their variance by (S-1)/S and knows
-    no Student tails; where seeds differ more than prompts a nominal 95% interval covers about 63% at S = 2,
-    76% at S = 3, 85% at S = 5. So for few seeds the second is the wider (t[1] = 12.7, t[2] = 4.3, t[4] = 2.8)
-    and keeps what it promises: two seeds can show next to nothing and three only a large effect, which is the
-    truth about them. The price is width where seeds do not differ at all (2.3 times what pooling them would
-    give, at S = 3), since three seeds cannot show that they do not. With one seed only prompts are drawn: the
-    interval then speaks of these two trained models, not of their methods. Bounds are NaN where there is one
-    seed with one prompt. The same `seed` gives the same interval.
+    The first is Student's t on the seed means. Where every seed has prompts of its own their luck is in the
+    scatter of the seed means already, so the interval is exact for normal means, whatever seeds and prompts
+    contribute. The second is a floor: seed means that happen to lie closer together than drawing prompts alone
+    would let them are luck, of which S = 2 has much.
+
+    `shared_prompts`: entry p is the same prompt in every seed (then all P_s are equal), which says no more
+    about new prompts than it does in one seed. Crossed effects (Scheffe 1959, chapter 7): w^2 is then the
+    interaction's mean square, and t[P-1]^2 times the prompts' own variance over P, with the interaction taken
+    out, joins half^2.
+
+    t[1] = 12.7, t[2] = 4.3, t[4] = 2.8: two seeds show next to nothing and three only a large effect, which is
+    the truth about them. A bootstrap would not say so: it draws S seeds from S values, understates their
+    variance by (S-1)/S and knows no Student tails, so that where seeds differ most its nominal 95% interval
+    covers about 63% at S = 2, 76% at S = 3, 85% at S = 5. With one seed only prompts are drawn: the interval
+    then speaks of these two trained models, not of their methods. Bounds are NaN where there is one seed with
+    one prompt, or one shared prompt.
     """
-    if not differences or any(d.dim() != 1 or d.numel() == 0 for d in differences):
-        raise ValueError("paired_interval: one non-empty [P] tensor of differences per seed")
-    seeds = [d.double().cpu() for d in differences]
-    shared = len({len(d) for d in seeds}) == 1
-    if len(seeds) == 1 and len(seeds[0]) == 1:
-        return Interval(float(seeds[0]), math.nan, math.nan)
-    seed_means = torch.stack([d.mean() for d in seeds])
-    estimate = float(seed_means.mean())
-    halves = [_student_half_width(seed_means, confidence)] if len(seeds) > 1 else []
-    if shared and len(seeds[0]) > 1:
-        halves.append(_student_half_width(torch.stack(seeds).mean(0), confidence))
-    half = math.hypot(*halves)
-    generator = _generator(seed)
-    means = (
-        _crossed_means(torch.stack(seeds), resamples, generator)
-        if shared
-        else _nested_means(seeds, resamples, generator)
+    found = _paired(differences, shared_prompts)
+    half = _half_width(found, _level(confidence))
+    return Interval(found.estimate, found.estimate - half, found.estimate + half)
+
+
+def paired_spread(differences: Sequence[Tensor], *, shared_prompts: bool) -> Spread:
+    """Where paired differences get their variance from: seeds, shared prompts, and the rest.
+
+    Unbiased moments (Searle, Casella and McCulloch 1992, chapter 3), cut at zero. Arguments as for
+    `paired_interval`; `seeds` is NaN for one seed, since it cannot show how much seeds differ.
+    """
+    found = _paired(differences, shared_prompts)
+    seeds = len(found.sizes)
+    return Spread(
+        seeds=max(0.0, found.scatter - seeds * found.luck) if seeds > 1 else math.nan,
+        prompts=found.prompts,
+        within=found.within,
     )
-    low, high = _percentiles(means, confidence)
-    if high - low > 2 * half:
-        return Interval(estimate, low, high)
-    return Interval(estimate, estimate - half, estimate + half)
 
 
+@lru_cache(maxsize=1024)
 def student_quantile(probability: float, df: int) -> float:
     """The quantile of Student's t with a whole number of degrees of freedom.
 
@@ -216,8 +227,57 @@ def _percentiles(means: Tensor, confidence: float) -> tuple[float, float]:
     return low, high
 
 
-def _student_half_width(values: Tensor, confidence: float) -> float:
-    return student_quantile(0.5 + _level(confidence) / 2, values.numel() - 1) * standard_error(values)
+class _Paired(NamedTuple):
+    """Paired differences, summed up. Variances of single values, not of means; df 0: not known."""
+
+    estimate: float
+    sizes: list[int]
+    scatter: float
+    """Of the seed means."""
+    within: float
+    within_df: int
+    prompts: float
+    """What shared prompts add, the interaction taken out."""
+
+    @property
+    def luck(self) -> float:
+        """Variance of the estimate from drawing prompts within seeds."""
+        return self.within * sum(1 / n for n in self.sizes) / len(self.sizes) ** 2
+
+
+def _paired(differences: Sequence[Tensor], shared_prompts: bool) -> _Paired:
+    sizes = [d.numel() for d in differences]
+    if not sizes or 0 in sizes or any(d.dim() != 1 for d in differences):
+        raise ValueError("one non-empty [P] tensor of differences per seed")
+    if shared_prompts and len(set(sizes)) > 1:
+        raise ValueError(f"shared prompts must be as many in every seed; got {sizes}")
+    rows = [d.double().cpu() for d in differences]
+    means = torch.stack([row.mean() for row in rows])
+    estimate = float(means.mean())
+    scatter = float(means.var(correction=1)) if len(rows) > 1 else 0.0
+    if not shared_prompts or len(rows) == 1:
+        squares = sum(float((row - mean).square().sum()) for row, mean in zip(rows, means, strict=True))
+        df = sum(sizes) - len(sizes)
+        return _Paired(estimate, sizes, scatter, squares / max(1, df), df, 0.0)
+    table = torch.stack(rows)
+    by_prompt = table.mean(0)
+    df = (len(rows) - 1) * (sizes[0] - 1)
+    rest = float((table - means[:, None] - by_prompt + estimate).square().sum()) / max(1, df)
+    # one prompt cannot show how much prompts differ
+    spread = float(by_prompt.var(correction=1)) if sizes[0] > 1 else math.nan
+    return _Paired(estimate, sizes, scatter, rest, df, max(spread - rest / len(rows), 0.0))
+
+
+def _half_width(found: _Paired, confidence: float) -> float:
+    seeds = len(found.sizes)
+
+    def squared(df: int, variance: float) -> float:
+        return student_quantile(0.5 + confidence / 2, df) ** 2 * variance if df else variance
+
+    if seeds == 1 and not found.within_df:
+        return math.nan
+    own = max(squared(seeds - 1, found.scatter / seeds), squared(found.within_df, found.luck))
+    return math.sqrt(own + squared(found.sizes[0] - 1, found.prompts / found.sizes[0]))
 
 
 def _student_central(angle: float, df: int) -> float:
@@ -240,35 +300,3 @@ def _resampled_means(values: Tensor, resamples: int, generator: torch.Generator)
         draws = torch.randint(n, (min(step, resamples - start), n), generator=generator)
         means.append(values[draws].mean(1))
     return torch.cat(means)
-
-
-def _counts(n: int, resamples: int, generator: torch.Generator) -> Tensor:
-    """How often each of n is drawn in n draws with replacement -> [resamples, n] float64."""
-    draws = torch.randint(n, (resamples, n), generator=generator)
-    return torch.zeros(resamples, n, dtype=torch.float64).scatter_add_(
-        1, draws, torch.ones(1, 1, dtype=torch.float64).expand_as(draws)
-    )
-
-
-def _crossed_means(table: Tensor, resamples: int, generator: torch.Generator) -> Tensor:
-    """Means of `table` [S, P] under draws of its rows (if several) and of its columns -> [resamples]."""
-    rows, columns = table.shape
-    means: list[Tensor] = []
-    step = max(1, _BLOCK // max(rows, columns))
-    for start in range(0, resamples, step):
-        n = min(step, resamples - start)
-        by_row = _counts(rows, n, generator) if rows > 1 else torch.ones(n, 1, dtype=torch.float64)
-        by_column = _counts(columns, n, generator)
-        means.append(((by_row @ table) * by_column).sum(1) / (rows * columns))
-    return torch.cat(means)
-
-
-def _nested_means(seeds: Sequence[Tensor], resamples: int, generator: torch.Generator) -> Tensor:
-    """Means over drawn seeds of means over prompts drawn within each -> [resamples]."""
-    drawn = torch.randint(len(seeds), (resamples, len(seeds)), generator=generator)
-    means = torch.zeros(drawn.shape, dtype=torch.float64)
-    for s, values in enumerate(seeds):
-        at = drawn == s  # a seed drawn twice draws its prompts twice
-        if at.any():
-            means[at] = _resampled_means(values, int(at.sum()), generator)
-    return means.mean(1)

@@ -46,6 +46,7 @@ def collect_results(plan: Plan, results: Results) -> dict[str, Any]:
         points,
         judge["name"],
         {arm: [column(r["greedy"]) for r in reads] for arm, reads in readings.items()},
+        proxy=judge["kind"] == "proxy",
     )
     arms = {
         arm: {
@@ -106,7 +107,8 @@ def column(reading: Mapping[str, Any], name: str = "score") -> Tensor:
 
 
 def point(reading: Mapping[str, Any]) -> Point:
-    return Point(kl=reading["summary"]["kl"]["mean"], scores=column(reading))
+    kl = reading["summary"]["kl"]
+    return Point(kl=kl["mean"], kl_se=kl["se"], scores=column(reading))
 
 
 def policy_entry(readings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -305,7 +307,8 @@ def protocol(plan: Plan) -> list[str]:
         f"{plan.preset.tuning_prompts} tuning prompts and read on {plan.preset.test_prompts} test prompts; "
         "no prompt is in both.",
         "Policies are read at their last step, sampled at temperature 1 and greedily.",
-        "Differences are paired by seed and prompt; intervals are at 95%, with seeds as the outer unit.",
+        "Differences are paired by seed and prompt; intervals are Student's, at 95%, with seeds as the outer "
+        "unit. A winner must beat every other arm; there may be none.",
         "KL is of whole responses to the SFT policy, in nats, estimated from the policy's own samples "
         "(mean log-ratio, k1).",
         "Every arm runs in a process of its own: peak memory is that process's.",

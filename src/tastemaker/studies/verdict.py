@@ -1,115 +1,88 @@
-"""What a comparison may conclude, and in which words.
+"""What a comparison may conclude.
 
-Differences are paired: the same prompts and seeds for both sides, seeds the outer unit. A winner is named
-only where the interval of the difference excludes zero; "no winner" is an ordinary result. Two frontiers
-are compared at one KL by linear interpolation between an arm's own settings, at KLs that both arms
-reached; where their ranges do not overlap they are not comparable.
+Differences are paired: the same prompts and seeds for both sides, seeds the outer unit. An arm wins where its
+difference to EVERY other arm excludes zero in its favour; "no winner" is an ordinary result. That rule needs
+no correction for the number of arms: all of its comparisons must hold at once (an intersection-union test,
+Berger 1982), and among several identical arms the best must lead the second-best as if it were alone. Picking
+single pairs out of many does need one, so which pairs are told apart is said by Holm's (1979) procedure.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
+from itertools import combinations
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from tastemaker.functional import Interval, paired_interval
+from tastemaker.functional import standard_error
+from tastemaker.studies.matching import Point as Point
+from tastemaker.studies.matching import at_kl as at_kl
+from tastemaker.studies.matching import matched_kl
+from tastemaker.studies.paired import Scores, as_dict, difference, over_seeds, subtracted
+from tastemaker.studies.power import power_of
+from tastemaker.studies.wins import win_rates
+from tastemaker.studies.wording import verdict_words
 
-
-@dataclass(frozen=True)
-class Point:
-    """One setting of one arm on one seed: where it went and what the judge said, per prompt."""
-
-    kl: float
-    """Nats per response from the SFT policy."""
-    scores: Tensor
-    """[P] on the same prompts as every other point of the seed."""
-
-
-def difference(a: Sequence[Tensor], b: Sequence[Tensor], *, seed: int = 0) -> Interval:
-    """Mean of a - b and its 95% interval. `a[s]`, `b[s]`: [P] scores of seed s on the same prompts."""
-    return paired_interval([x - y for x, y in zip(a, b, strict=True)], seed=seed)
-
-
-def at_kl(points: Sequence[Point], kl: float) -> Tensor:
-    """[P]: scores at `kl`, linear between the two settings around it; a setting's own where it stands there."""
-    ordered = sorted(points, key=lambda p: p.kl)
-    for point in ordered:
-        if point.kl == kl:
-            return point.scores
-    for low, high in pairwise(ordered):
-        if low.kl <= kl <= high.kl:
-            share = (kl - low.kl) / (high.kl - low.kl)
-            return (1 - share) * low.scores + share * high.scores
-    raise ValueError(f"no two settings stand around a KL of {kl}")
-
-
-def matched_kl(a: Sequence[Sequence[Point]], b: Sequence[Sequence[Point]]) -> dict[str, Any]:
-    """a[s], b[s]: the settings of both arms on seed s. Compares them in the middle of the range of KL that
-    both reached on every seed.
-    """
-    ranges = [(min(p.kl for p in points), max(p.kl for p in points)) for arm in (a, b) for points in arm]
-    low, high = max(r[0] for r in ranges), min(r[1] for r in ranges)
-    if low > high:
-        return {
-            "comparable": False,
-            "text": f"not comparable at equal KL: the arms' settings reach no KL in common "
-            f"(one arm stays above {low:.2f} or the other below {high:.2f} nats)",
-        }
-    kl = (low + high) / 2
-    found = difference([at_kl(p, kl) for p in a], [at_kl(p, kl) for p in b])
-    return {
-        "comparable": True,
-        "kl": kl,
-        "range": [low, high],
-        "difference": as_dict(found),
-        "text": f"at {kl:.2f} nats of KL the difference is {spoken(found)}",
-    }
+ALPHA = 0.05
 
 
 def verdict(
-    scores: Mapping[str, Sequence[Tensor]],
-    baselines: Mapping[str, Sequence[Tensor]],
+    scores: Mapping[str, Scores],
+    baselines: Mapping[str, Scores],
     points: Mapping[str, Sequence[Sequence[Point]]],
     judge: str,
-    greedy: Mapping[str, Sequence[Tensor]],
+    greedy: Mapping[str, Scores],
+    *,
+    proxy: bool = False,
+    shared_prompts: bool = False,
 ) -> dict[str, Any]:
-    """Who wins, in words and numbers.
+    """Who wins, in words and numbers; keys as in docs/compare.md.
 
     `scores[arm][s]` [P]: the arm at its chosen setting on seed s, sampled, and `greedy[arm][s]` greedily;
     `baselines[name][s]` the same for policies that cost nothing (`sft_greedy` among them);
-    `points[arm][s]` all its settings.
+    `points[arm][s]` all its settings. `judge` is its name, `proxy` whether it is one. `shared_prompts`: the
+    prompts are the same in every seed, entry by entry. With one seed there are no intervals and no winner.
     """
     names = list(scores)
+    digits = digits_of([*scores.values(), *(v for k, v in baselines.items() if k == "sft_sampled")])
+    wins = win_rates(scores, greedy, baselines, shared_prompts=shared_prompts)
+    between = {(a, b): subtracted(scores[a], scores[b]) for a, b in combinations(names, 2)}
+    apart = told_apart(list(between.values()), shared_prompts=shared_prompts)
     pairs: list[dict[str, Any]] = []
-    for i, a in enumerate(names):
-        for b in names[i + 1 :]:
-            found = difference(scores[a], scores[b])
-            matched = matched_kl(points[a], points[b])
-            pairs.append({"a": a, "b": b, "difference": as_dict(found), "matched_kl": matched})
-    winner = best_of(names, pairs)
-    against = {
-        arm: {name: as_dict(difference(scores[arm], values)) for name, values in baselines.items()}
-        for arm in names
-    }
-    sentences = [headline(winner, names, pairs, judge)]
-    sentences += [against_baselines(arm, against[arm]) for arm in names]
-    plainly = {arm: as_dict(difference(greedy[arm], baselines["sft_greedy"])) for arm in names}
-    listed = ", ".join(f"{arm} {spoken_dict(found)}" for arm, found in plainly.items())
-    sentences.append(f"Read greedily, against SFT read greedily: {listed}.")
-    seeds = len(next(iter(scores.values())))
-    if seeds < 3:
-        sentences.append(f"With {seeds} seed{'s' * (seeds > 1)} this is a first look, not a finding.")
-    return {
-        "winner": winner,
-        "text": " ".join(sentences),
+    for (a, b), told in zip(between, apart, strict=True):
+        pairs.append(
+            {
+                "a": a,
+                "b": b,
+                "difference": as_dict(over_seeds(between[a, b], shared_prompts=shared_prompts)),
+                "apart": told,
+                "matched_kl": matched_kl(points[a], points[b], shared_prompts=shared_prompts, digits=digits),
+                "power": power_of(between[a, b], shared_prompts=shared_prompts, digits=digits),
+                "wins": next(w for w in wins if (w["a"], w["b"], w["how"]) == (a, b, "sampled")),
+            }
+        )
+
+    def against(a: Scores, b: Scores) -> dict[str, float]:
+        return as_dict(difference(a, b, shared_prompts=shared_prompts))
+
+    found: dict[str, Any] = {
+        "winner": best_of(names, pairs),
+        "arms": names,
+        "seeds": len(scores[names[0]]),
+        "judge": judge,
+        "proxy": proxy,
+        "digits": digits,
         "pairs": pairs,
-        "against_baselines": against,
-        "greedy_against_sft_greedy": plainly,
+        "wins": wins,
+        "against_baselines": {
+            arm: {name: against(scores[arm], values) for name, values in baselines.items()} for arm in names
+        },
+        "greedy_against_sft_greedy": {arm: against(greedy[arm], baselines["sft_greedy"]) for arm in names},
     }
+    return {"text": verdict_words(found), **found}
 
 
 def best_of(names: Sequence[str], pairs: Sequence[Mapping[str, Any]]) -> str | None:
@@ -126,38 +99,34 @@ def best_of(names: Sequence[str], pairs: Sequence[Mapping[str, Any]]) -> str | N
     return None
 
 
-def headline(winner: str | None, names: Sequence[str], pairs: Sequence[Mapping[str, Any]], judge: str) -> str:
-    if len(names) == 1:
-        return f"One arm ran ({names[0]}), so there is nothing to win."
-    listed = "; ".join(
-        f"{p['a']} − {p['b']}: {spoken_dict(p['difference'])}, and {p['matched_kl']['text']}" for p in pairs
-    )
-    if winner is None:
-        return f"No winner by {judge}: {listed}."
-    return f"{winner} wins by {judge}, each arm at its chosen setting: {listed}."
+def told_apart(differences: Sequence[Sequence[Tensor]], *, shared_prompts: bool = False) -> list[bool]:
+    """Which of several paired differences are not zero, at 5% for all of them together.
+
+    Holm (1979, Scandinavian Journal of Statistics 6): from the clearest on, the i-th of m must exclude zero at
+    confidence 1 - alpha / (m - i + 1); the first that does not ends it. `differences[d][s]`: [P_s].
+    """
+
+    def clearness(values: Sequence[Tensor]) -> float:
+        found = over_seeds(values, shared_prompts=shared_prompts)
+        half = (found.high - found.low) / 2
+        return abs(found.estimate) / half if half > 0 else math.inf if found.estimate else 0.0
+
+    apart = [False] * len(differences)
+    order = sorted(range(len(differences)), key=lambda i: -clearness(differences[i]))
+    for rank, i in enumerate(order):
+        confidence = 1 - ALPHA / (len(order) - rank)
+        found = over_seeds(differences[i], shared_prompts=shared_prompts, confidence=confidence)
+        if not (found.low > 0 or found.high < 0):
+            break
+        apart[i] = True
+    return apart
 
 
-def against_baselines(arm: str, against: Mapping[str, Mapping[str, float]]) -> str:
-    """How an arm stands to the policies that cost nothing."""
-    parts: list[str] = []
-    for name, found in against.items():
-        relation = "beats" if found["low"] > 0 else "falls behind" if found["high"] < 0 else "is not told from"
-        parts.append(f"{relation} {name.replace('_', ' ')} ({spoken_dict(found)})")
-    return f"{arm} " + " and ".join(parts) + "." if parts else ""
-
-
-def as_dict(interval: Interval) -> dict[str, float]:
-    return {"mean": interval.estimate, "low": interval.low, "high": interval.high}
-
-
-def spoken(interval: Interval) -> str:
-    return spoken_dict(as_dict(interval))
-
-
-def spoken_dict(found: Mapping[str, float]) -> str:
-    if found["low"] != found["low"]:
-        return f"{found['mean']:+.2f} (no interval: too little to tell)"
-    return f"{found['mean']:+.2f} [{found['low']:+.2f}, {found['high']:+.2f}]"
+def digits_of(policies: Sequence[Scores]) -> int:
+    """Digits that scores deserve: two, or three where all are known to better than 0.05 over prompts."""
+    halves = [1.96 * sum(standard_error(s) ** 2 for s in seeds) ** 0.5 / len(seeds) for seeds in policies]
+    known = [h for h in halves if h == h]
+    return 3 if known and max(known) < 0.05 else 2
 
 
 def choose(candidates: Mapping[str, Sequence[float]]) -> str:

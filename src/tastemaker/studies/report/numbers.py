@@ -4,25 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeGuard
+from typing import Any
 
-ABSENT = "–"
-"""Shown where there is no number."""
+from tastemaker.studies.written import ABSENT as ABSENT
+from tastemaker.studies.written import finite as finite
+from tastemaker.studies.written import interval as interval
+from tastemaker.studies.written import number as number
+from tastemaker.studies.written import percent as percent
+from tastemaker.studies.written import title as title
+
 Z = 1.96
 """Standard normal quantile at 97.5%."""
-
-TITLES: Mapping[str, str] = {
-    "sft": "SFT",
-    "dpo": "DPO",
-    "ppo": "PPO",
-    "grpo": "GRPO",
-    "rloo": "RLOO",
-    "simpo": "SimPO",
-    "orpo": "ORPO",
-    "kto": "KTO",
-    "reward": "reward model",
-    "judge": "judge",
-}
 
 
 def strict(value: Any) -> Any:
@@ -36,18 +28,9 @@ def strict(value: Any) -> Any:
     return value
 
 
-def title(name: str) -> str:
-    """A method's name as people write it."""
-    return TITLES.get(name, name)
-
-
 def arm_title(name: str, arm: Mapping[str, Any]) -> str:
     """An arm with its chosen setting."""
     return title(name) if arm["chosen"] == "default" else f"{title(name)}, {arm['chosen']}"
-
-
-def finite(value: Any) -> TypeGuard[float]:
-    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def entry(policy: Mapping[str, Any], how: str, name: str) -> Mapping[str, Any]:
@@ -66,30 +49,8 @@ def half(found: Mapping[str, Any]) -> float | None:
     return Z * float(error) if finite(error) else None
 
 
-def number(value: Any, digits: int = 2, *, sign: bool = False) -> str:
-    """Fixed digits, thousands apart, with a true minus sign."""
-    if not finite(value):
-        return ABSENT
-    text = f"{value:{'+' if sign else ''},.{digits}f}"
-    if float(text.replace(",", "")) == 0:
-        text = text.lstrip("+-")
-    return text.replace("-", "−").replace(",", "\u202f")
-
-
 def with_half(value: Any, spread: Any, digits: int = 2) -> str:
     return number(value, digits) + (f" ± {number(spread, digits)}" if finite(value) and finite(spread) else "")
-
-
-def interval(found: Mapping[str, Any] | None, digits: int = 2) -> str:
-    """`mean [low, high]`; a bound that is not known is shown as such."""
-    if found is None or not finite(found.get("mean")):
-        return ABSENT
-    low, high = (number(found.get(k), digits, sign=True) for k in ("low", "high"))
-    return f"{number(found['mean'], digits, sign=True)} [{low}, {high}]"
-
-
-def percent(value: Any) -> str:
-    return f"{100 * value:.0f}%" if finite(value) else ABSENT
 
 
 def seconds(value: Any) -> str:

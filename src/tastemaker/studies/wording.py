@@ -1,0 +1,138 @@
+"""The verdict in plain words, from its numbers: the one place where its sentences are made.
+
+"No winner" is an ordinary result, and comes with what it would take to decide.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tastemaker.studies.matching import matched_words
+from tastemaker.studies.written import (
+    BASELINES,
+    above,
+    below,
+    counted,
+    finite,
+    interval,
+    listed,
+    percent,
+    title,
+)
+
+FEW_SEEDS = 3
+
+Verdict = Mapping[str, Any]
+"""What `tastemaker.studies.verdict.verdict` returns, `text` apart."""
+
+
+def verdict_words(verdict: Verdict) -> str:
+    """Headline and sentences as one text."""
+    return " ".join([headline(verdict), *sentences(verdict)])
+
+
+def headline(verdict: Verdict) -> str:
+    """Who wins, in one line."""
+    arms, winner = verdict["arms"], verdict["winner"]
+    if len(arms) == 1:
+        return f"{title(arms[0])} ran alone, so there is nothing to win."
+    if winner is None:
+        if len(arms) == 2:
+            return f"No winner: {listed([title(a) for a in arms])} are not told apart."
+        return f"No winner among {listed([title(a) for a in arms])}."
+    text = f"{title(winner)} comes out ahead of {listed([title(a) for a in arms if a != winner])}"
+    greedy = verdict["against_baselines"][winner].get("sft_greedy")
+    if greedy is not None and not above(greedy):
+        text += ", but not ahead of plain SFT decoded greedily"
+    return text + "."
+
+
+def sentences(verdict: Verdict) -> list[str]:
+    """What the headline rests on, what weakens it, and what would decide."""
+    digits = verdict["digits"]
+    found = [pair_words(pair, verdict["judge"], digits) for pair in verdict["pairs"]]
+    if len(verdict["arms"]) > 2:
+        found.append(apart_words(verdict["pairs"]))
+    if verdict["winner"] is None and (pair := foremost(verdict)) is not None:
+        found.append(f"To tell {title(pair['a'])} from {title(pair['b'])}: {pair['power']['text']}")
+    for arm, against in verdict["against_baselines"].items():
+        found += [arm_words(arm, against, digits)] if against else []
+    plain = verdict["greedy_against_sft_greedy"]
+    found.append(
+        "Read greedily, against SFT read greedily: "
+        + ", ".join(f"{title(arm)} {interval(d, digits)}" for arm, d in plain.items())
+        + "."
+    )
+    if verdict["seeds"] < FEW_SEEDS:
+        found.append(few_seeds(verdict["seeds"]))
+    if verdict["proxy"]:
+        found.append(f"The judge is a proxy ({verdict['judge']}), not the truth.")
+    return found
+
+
+def few_seeds(seeds: int) -> str:
+    text = f"With {counted(seeds, 'seed')} this is a first look, not a finding"
+    if seeds == 1:
+        return text + ". One seed gives no intervals, since it cannot show how much seeds differ."
+    return text + ": intervals allow for what other seeds might give and are wide."
+
+
+def pair_words(pair: Mapping[str, Any], judge: str, digits: int) -> str:
+    """How two arms stand to each other: chosen settings, equal KL, prompt by prompt."""
+    a, b, found, matched = title(pair["a"]), title(pair["b"]), pair["difference"], pair["matched_kl"]
+    text = f"By the {judge}, each at its chosen setting, {a} − {b} is {interval(found, digits)}{meaning(found)}"
+    if matched.get("comparable"):
+        text += f"; {matched_words(matched, digits)}{meaning(matched['difference'])}"
+    elif "reason" in matched:
+        text += f"; {matched_words(matched, digits)}"
+    else:
+        text += "; at equal KL they are not comparable"
+    return f"{text}. {wins_words(a, pair['wins'])}"
+
+
+def wins_words(a: str, wins: Mapping[str, Any]) -> str:
+    """The share of prompts that the first of two arms wins."""
+    rate, total = wins["rate"], wins["wins"] + wins["ties"] + wins["losses"]
+    bounds = f" [{percent(rate['low'])}, {percent(rate['high'])}]" if finite(rate["low"]) else ""
+    ties = f", ties ({percent(wins['ties'] / total)}) counting half" if wins["ties"] else ""
+    return f"Prompt by prompt {a} wins {percent(rate['mean'])}{bounds}{ties}."
+
+
+def meaning(found: Mapping[str, Any]) -> str:
+    """What an interval says, as a subordinate clause."""
+    if not finite(found.get("low")) or not finite(found.get("high")):
+        return ", with an interval that cannot be known from so little"
+    return "" if above(found) or below(found) else ", which includes zero"
+
+
+def apart_words(pairs: Sequence[Mapping[str, Any]]) -> str:
+    """Which of several pairs are told apart when all are asked about at once."""
+    told = [
+        f"{title(p['a'])} above {title(p['b'])}"
+        if above(p["difference"])
+        else f"{title(p['b'])} above {title(p['a'])}"
+        for p in pairs
+        if p["apart"]
+    ]
+    asked = f"Asking about all {len(pairs)} pairs at once (Holm's correction), "
+    return asked + (f"these are told apart: {listed(told)}." if told else "none is told apart.")
+
+
+def foremost(verdict: Verdict) -> Mapping[str, Any] | None:
+    """The pair of the arm with the highest mean and the next."""
+    standing = dict.fromkeys(verdict["arms"], 0.0)
+    for pair in verdict["pairs"]:
+        standing[pair["a"]] += pair["difference"]["mean"]
+        standing[pair["b"]] -= pair["difference"]["mean"]
+    first = set(sorted(standing, key=lambda arm: -standing[arm])[:2])
+    return next((pair for pair in verdict["pairs"] if {pair["a"], pair["b"]} == first), None)
+
+
+def arm_words(name: str, against: Mapping[str, Mapping[str, Any]], digits: int) -> str:
+    """How an arm stands to the policies that cost nothing."""
+    parts: list[str] = []
+    for baseline, found in against.items():
+        relation = "beats" if above(found) else "falls behind" if below(found) else "is not told apart from"
+        parts.append(f"{relation} {BASELINES.get(baseline, baseline)} ({interval(found, digits)})")
+    return f"{title(name)}, sampled, {listed(parts)}."
