@@ -37,7 +37,19 @@ MODEL_FIELDS = frozenset(
 """Fields of `TrainSettings` shown under 'model' in help; those in neither set are under 'training'."""
 
 DATA_FIELDS = frozenset(
-    {"max_length", "max_prompt_length", "truncation_mode", "chat_template", "max_bad", "max_dropped"}
+    {
+        "max_length",
+        "max_prompt_length",
+        "truncation_mode",
+        "chat_template",
+        "max_bad",
+        "max_dropped",
+        "max_truncated",
+        "max_lost_eos",
+        "max_duplicates",
+        "max_contradictory",
+        "max_leaked",
+    }
 )
 """Fields of `TrainSettings` shown under 'data' in help."""
 
@@ -92,6 +104,16 @@ class TrainSettings:
     """Share of the rows that may break their format and be skipped; 0: any such row is an error."""
     max_dropped: Share = 1.0
     """Share of the records that may be dropped (too long, empty, ...) before the run is refused."""
+    max_truncated: Share = 1.0
+    """Share of the records that may lose tokens to the length limits before the run is refused."""
+    max_lost_eos: Share = 1.0
+    """Share of the responses that may end without an end token before the run is refused."""
+    max_duplicates: Share = 1.0
+    """Share of the records that may repeat an earlier one before the run is refused."""
+    max_contradictory: Share = 1.0
+    """Share of the records that may say the opposite of an earlier one before the run is refused."""
+    max_leaked: Share = 1.0
+    """Share of eval_data's records whose prompt may be among the training data before the run is refused."""
 
     logging_steps: PositiveInt = 1
     """Steps between lines of metrics.jsonl."""

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from tastemaker.data.agreement import agreement
+from tastemaker.data.audit import audit_texts
 from tastemaker.data.encoding import Encoded, Encoder
 from tastemaker.data.problems import Unusable
 from tastemaker.data.receipt import Receipt, Tally
@@ -83,13 +85,17 @@ def tokenise(
     truncation_mode: TruncationMode = "keep_start",
     chat_template: str | Path | None = None,
     control_tokens: Literal["text", "token"] = "text",
+    held_out: Dataset | None = None,
+    reward_tokenizer: Any = None,
 ) -> Tokenised:
     """Tokenises every record; rows that cannot be used are dropped, counted and named in the receipt.
 
     Lengths are in tokens (see `Limits`). Prompt and response are tokenised apart, so that the boundary
     between them is where it will be when the model generates. Text that spells a control token stays text,
     unless `control_tokens` is "token" (for data that was formatted before). `chat_template`: None (the
-    tokenizer's own), "plain", a file, or a Jinja template. `tokenizer` is a transformers tokenizer.
+    tokenizer's own), "plain", a file, or a Jinja template. `tokenizer` is a transformers tokenizer. The
+    receipt also says what `held_out` shares with these records, and whether `reward_tokenizer` makes the same
+    tokens of them.
 
     Raises TastemakerError: conversations without a template, limits without room, no row left.
     """
@@ -114,6 +120,10 @@ def tokenise(
         )
     used = template if conversation is not None else None
     end = template.end_token if used else tokenizer.eos_token
+    receipt = _receipt(data, tally, encoder, used, limits, used_rows=len(rows), end=end, held_out=held_out)
+    if reward_tokenizer is not None:
+        agreed = agreement(data.records, tokenizer, reward_tokenizer, chat_template, control_tokens)
+        receipt = replace(receipt, agreement=agreed)
     return Tokenised(
         trees=tuple(row.tree for row in rows),
         response_columns=tuple(row.responses for row in rows),
@@ -121,7 +131,7 @@ def tokenise(
         token_columns=tuple(row.tokens for row in rows),
         records=tuple(row.record for row in rows),
         kind=data.kind,
-        receipt=_receipt(data, tally, encoder, used, limits, used_rows=len(rows), end=end),
+        receipt=receipt,
         end_token_ids=_end_ids(end, encoder, template),
     )
 
@@ -135,8 +145,10 @@ def _receipt(
     *,
     used_rows: int,
     end: str | None,
+    held_out: Dataset | None,
 ) -> Receipt:
     """`template` is None where no conversation needed one."""
+    counts, bias = tally.counts, tally.bias()
     return Receipt(
         source=data.source,
         kind=data.kind.__name__,
@@ -146,23 +158,32 @@ def _receipt(
         used=used_rows,
         skipped=len(data.skipped),
         dropped=tally.dropped(),
-        truncated_responses=tally.truncated_responses,
-        lost_eos=tally.lost_eos,
-        truncated_prompts=tally.truncated_prompts,
-        doubled_bos=tally.doubled_bos,
-        doubled_eos=tally.doubled_eos,
-        empty_prompts=tally.empty_prompts,
+        responses=len(tally.responses),
+        truncated_responses=counts["truncated_responses"],
+        lost_eos=counts["lost_eos"],
+        added_eos=counts["added_eos"],
+        truncated_prompts=counts["truncated_prompts"],
+        doubled_bos=counts["doubled_bos"],
+        doubled_eos=counts["doubled_eos"],
+        unknown_tokens=counts["unknown_tokens"],
+        empty_prompts=counts["empty_prompts"],
         empty_prompt_token=encoder.empty_prompt[1],
         prompts_not_shared=tally.not_shared(),
+        findings={name: found.done() for name, found in tally.found.items()},
         tokens=tally.tokens(),
-        longer_chosen=tally.longer_chosen(),
-        control_rows=tally.control_rows,
+        all_tokens=sum(tally.prompts) + sum(tally.responses),
+        response_tokens=sum(tally.responses),
+        trained_tokens=tally.trained,
+        longer_chosen=bias.share if bias is not None else None,
+        length_bias=bias,
+        control_rows=tally.found["control_tokens"].count,
         control_tokens=dict(tally.control.most_common()),
         end_token=end or "",
         template=template.origin if template else "none",
         template_sha256=template.sha256 if template else "",
         tokenizer_sha256=encoder.sha256,
         settings=asdict(limits),
+        audit=audit_texts(data, held_out),
     )
 
 
@@ -210,20 +231,40 @@ def _row(row: int, record: Record, text: Rendered, encoder: Encoder, limits: Lim
     responses = [encoder.response(text, k) for k in range(len(text.responses))]
     ranks = record.ranking if isinstance(record, Comparison) else (0,) * len(responses)
     fitted = fit(prompt, kept, responses, ranks, limits)
-    tally.note_control(text.control)
-    tally.note_lengths(len(fitted.prompt), [len(r.ids) for r in fitted.responses], ranks)
-    tally.truncated_responses += fitted.cut_responses
-    tally.truncated_prompts += fitted.cut_prompt
-    tally.lost_eos += sum(not r.ended for r in fitted.responses)
-    tally.doubled_bos += text.doubled_bos + doubled
-    tally.doubled_eos += text.doubled_end
-    tally.empty_prompts += not text.prompt
+    _note(record.row or str(row), text, fitted, ranks, doubled, encoder, tally)
     return _Row(
         record=record,
         tree=_tree(row, fitted),
         responses=_response_columns(record, ranks),
         columns={"margin": (record.strength or 0.0) if isinstance(record, Comparison) else 0.0},
         tokens=_step_columns(record, fitted.responses) if isinstance(record, StepLabels) else {},
+    )
+
+
+def _note(
+    row: str, text: Rendered, fitted: Fitted, ranks: Sequence[int], doubled: int, encoder: Encoder, tally: Tally
+) -> None:
+    """Counts one row that is used."""
+    prompt, responses = fitted.prompt, fitted.responses
+    tally.control.update(text.control)
+    tally.note_lengths(prompt, [len(r.ids) for r in responses], ranks)
+    tally.trained += sum(sum(r.trained) for r in responses)
+    unknown = encoder.unknown_id
+    ends_by_itself = encoder.eos_id is None or not text.from_template
+    tally.note(
+        row,
+        truncated=fitted.cut_prompt or fitted.cut_responses > 0,
+        truncated_prompts=fitted.cut_prompt,
+        truncated_responses=fitted.cut_responses,
+        lost_eos=sum(not r.ended for r in responses),
+        added_eos=0 if ends_by_itself else text.ended.count(False),
+        doubled_bos=text.doubled_bos + doubled,
+        doubled_eos=text.doubled_end,
+        control_tokens=len(text.control),
+        unknown_tokens=sum(ids.count(unknown) for ids in (prompt, *(r.ids for r in responses)))
+        if unknown is not None
+        else 0,
+        empty_prompts=not text.prompt,
     )
 
 

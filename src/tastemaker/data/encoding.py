@@ -53,6 +53,13 @@ class Encoder:
         return cast(int | None, self.tokenizer.eos_token_id)
 
     @cached_property
+    def unknown_id(self) -> int | None:
+        """The id of text that the tokenizer has no token for; none where nothing else is written with it."""
+        unknown = cast(int | None, self.tokenizer.unk_token_id)
+        others = (self.bos_id, self.eos_id, self.tokenizer.pad_token_id)
+        return None if unknown in others else unknown
+
+    @cached_property
     def prefix(self) -> list[int]:
         """What the tokenizer itself writes before plain text, e.g. [bos]; [] where it writes nothing."""
         bare = self._plain([self._probe])[0]

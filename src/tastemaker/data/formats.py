@@ -8,8 +8,8 @@ from typing import cast
 
 from tastemaker.data.dialogue import is_dialogue, parse_dialogue, simplify
 from tastemaker.data.fields import Fields, as_boolean, as_index, as_number
-from tastemaker.data.problems import RowError, nearest, shorten
-from tastemaker.data.prompts import separate, style
+from tastemaker.data.problems import RowError, Unusable, nearest, shorten
+from tastemaker.data.prompts import last_answer, opening, separate, style
 from tastemaker.types import Comparison, Demonstration, Judgement, Question, Record, StepLabels, Text
 
 Columns = tuple[tuple[str, ...], ...]
@@ -54,9 +54,15 @@ class Format:
 
 def _preference(row: Fields) -> list[Record]:
     prompt = row.text("prompt") if row.has("prompt") else None
-    prompt, responses = separate(prompt, (row.text("chosen"), row.text("rejected")), "rejected")
-    tie = row.has("tie") and row.boolean("tie")
-    return [_comparison(row, prompt, responses, (0, 0) if tie else (0, 1))]
+    sides = (row.text("chosen"), row.text("rejected"))
+    ranking = (0, 0) if row.has("tie") and row.boolean("tie") else (0, 1)
+    try:
+        prompt, responses = separate(prompt, sides, "rejected")
+    except Unusable as unusable:
+        answers = tuple(map(last_answer, sides))
+        lost = _comparison(row, opening(sides[0]) if prompt is None else prompt, answers, ranking)
+        raise Unusable(unusable.reason, lost) from None
+    return [_comparison(row, prompt, responses, ranking)]
 
 
 def _comparison(row: Fields, prompt: Text, responses: tuple[Text, ...], ranking: tuple[int, ...]) -> Comparison:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from tastemaker.errors import TastemakerError
+from tastemaker.types import Record
 
 SHOWN = 50
 
@@ -32,6 +33,8 @@ class DroppedRow:
 
     row: str
     reason: str
+    record: Record | None = None
+    """What it says, as far as it could be read."""
 
 
 class RowError(Exception):
@@ -46,9 +49,10 @@ class RowError(Exception):
 class Unusable(Exception):
     """One row is well-formed and of no use; it is dropped and counted."""
 
-    def __init__(self, reason: str) -> None:
+    def __init__(self, reason: str, record: Record | None = None) -> None:
         super().__init__(reason)
         self.reason = reason
+        self.record = record
 
 
 def bad_rows_error(source: str, bad: Sequence[BadRow], total: int) -> TastemakerError:

@@ -49,6 +49,20 @@ def separate(prompt: Text | None, responses: Sequence[Text], field: str) -> tupl
     return _explicit(prompt, dialogues)
 
 
+def opening(text: Text) -> Text:
+    """What stands before the last answer of a conversation; "" for plain text."""
+    if not isinstance(text, str):
+        return text[:-1]
+    return parse_dialogue(split_dialogue(text)[0]) if is_dialogue(text) else ""
+
+
+def last_answer(text: Text) -> Text:
+    """The last answer of a conversation; plain text as it is."""
+    if not isinstance(text, str):
+        return simplify(text[-1:])
+    return split_dialogue(text)[1] if is_dialogue(text) else text
+
+
 def _implicit(responses: Sequence[Text]) -> tuple[Text, tuple[Text, ...]]:
     dialogues = [r for r in responses if not isinstance(r, str)]
     if dialogues:

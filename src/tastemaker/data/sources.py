@@ -58,6 +58,8 @@ class Dataset:
     """Well-formed rows that teach nothing, with the reason."""
     skipped: tuple[BadRow, ...] = ()
     """Rows that break their format, where `max_bad` allowed some."""
+    numbers: tuple[int, ...] = ()
+    """The number (line, row or index) of the row that each record came from."""
 
     def __len__(self) -> int:
         return len(self.records)
@@ -148,15 +150,18 @@ def _read(raw: RawTable, kind: type | None, max_bad: float) -> Dataset:
     bad: list[BadRow] = []
     dropped: list[DroppedRow] = []
     records: list[Record] = []
+    numbers: list[int] = []
     wanted = kind or found.kind
     for row in raw.rows:
         try:
-            records += _parse(row, found, style, wanted)
+            made = _parse(row, found, style, wanted)
+            records += made
+            numbers += [row.number] * len(made)
         except RowError as error:
             bad.append(BadRow(raw.where(row.number), error.field, error.reason))
         except Unusable as unusable:
             name = Fields(row.values or {}, row.number).row
-            dropped.append(DroppedRow(name, unusable.reason))
+            dropped.append(DroppedRow(name, unusable.reason, unusable.record))
     if len(bad) > max_bad * len(raw.rows):
         raise bad_rows_error(raw.source, bad, len(raw.rows))
     dataset = Dataset(
@@ -168,6 +173,7 @@ def _read(raw: RawTable, kind: type | None, max_bad: float) -> Dataset:
         rows=len(raw.rows),
         dropped=tuple(dropped),
         skipped=tuple(bad),
+        numbers=tuple(numbers),
     )
     return _not_empty(dataset)
 
@@ -239,8 +245,11 @@ def _parse(row: RawRow, found: Format, style: str, kind: type) -> list[Record]:
     if kind is Question:
         records = records[:1]  # several annotators' labels of one prompt ask it once
     for record in records:
-        check(record)
-        made += convert(record, kind, columns)
+        try:
+            check(record)
+            made += convert(record, kind, columns)
+        except Unusable as unusable:
+            raise Unusable(unusable.reason, record) from None
     return made
 
 
@@ -258,7 +267,7 @@ def _check_style(own: str, style: str, records: Sequence[Record]) -> None:
     if style == "dialogue" and own == "plain":
         for record in records:
             check(record)
-        raise Unusable("not a dialogue")
+        raise Unusable("not a dialogue", records[0] if records else None)
     raise RowError("", f"mixed formats: this row is {own}, most rows are {style}")
 
 
@@ -273,6 +282,7 @@ def _from_objects(items: Sequence[object], kind: type | None) -> Dataset:
     bad: list[BadRow] = []
     dropped: list[DroppedRow] = []
     records: list[Record] = []
+    numbers: list[int] = []
     for n, item in enumerate(items):
         if type(item) is not first or first not in KINDS:
             bad.append(BadRow(f"records[{n}]", "", f"is a {type(item).__name__}, most are {first.__name__}"))
@@ -286,12 +296,23 @@ def _from_objects(items: Sequence[object], kind: type | None) -> Dataset:
         try:
             check(record)
             columns = dict(record.columns) if isinstance(record, Question) else {}
-            records += convert(record, wanted, columns)
+            made = convert(record, wanted, columns)
+            records += made
+            numbers += [n] * len(made)
         except Unusable as unusable:
-            dropped.append(DroppedRow(record.row or str(n), unusable.reason))
+            dropped.append(DroppedRow(record.row or str(n), unusable.reason, record))
     if bad:
         raise bad_rows_error("records", bad, len(items))
     digest = rows_sha256([asdict(cast(Any, item)) for item in items])
     return _not_empty(
-        Dataset(tuple(records), wanted, "records", digest, "list; records", len(items), tuple(dropped))
+        Dataset(
+            records=tuple(records),
+            kind=wanted,
+            source="records",
+            sha256=digest,
+            format="list; records",
+            rows=len(items),
+            dropped=tuple(dropped),
+            numbers=tuple(numbers),
+        )
     )

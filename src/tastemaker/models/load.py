@@ -101,10 +101,10 @@ def load_causal(
 
 
 def locate(
-    source: str | Path, *, revision: str | None = None, trust_remote_code: bool = False
+    source: str | Path, *, revision: str | None = None, trust_remote_code: bool = False, weights: bool = True
 ) -> tuple[Path, str]:
     """(folder on this machine, the name it goes by). A run folder gives its `model/`; a hub name is
-    fetched, or looked up in the cache alone when offline.
+    fetched, or looked up in the cache alone when offline; without `weights` only its small files are.
     """
     text = str(source)
     path = Path(text).expanduser()
@@ -123,22 +123,23 @@ def locate(
         raise TastemakerError(
             f"{path}: there is no such folder. Check the path (it is read from {Path.cwd()})."
         )
-    return _fetch(text, revision=revision, trust_remote_code=trust_remote_code), text
+    return _fetch(text, revision=revision, trust_remote_code=trust_remote_code, weights=weights), text
 
 
-def _fetch(name: str, *, revision: str | None, trust_remote_code: bool) -> Path:
+def _fetch(name: str, *, revision: str | None, trust_remote_code: bool, weights: bool = True) -> Path:
     if trust_remote_code and not re.fullmatch(r"[0-9a-f]{40}", revision or ""):
         raise TastemakerError(
             f"{name}: trust_remote_code runs whatever code the repository holds at that moment. Pin it with a "
             "full 40-digit revision whose code you have read."
         )
     offline = is_offline_mode()
+    wanted = [p for p in _WHOLE_FILES if weights or p != "*.safetensors"]
     try:
         folder = snapshot_download(
             name,
             revision=revision,
             local_files_only=offline,
-            allow_patterns=_WHOLE_FILES + (["*.py"] if trust_remote_code else []),
+            allow_patterns=wanted + (["*.py"] if trust_remote_code else []),
             ignore_patterns=["*/*"],
         )
     except LocalEntryNotFoundError as error:

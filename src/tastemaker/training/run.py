@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from tastemaker.config import TrainSettings, dump, settings_from
-from tastemaker.data import ChatTemplate, Dataset, Tokenised, read_records, tokenise
+from tastemaker.data import ChatTemplate, Dataset, Tokenised, enforce, read_records, tokenise
 from tastemaker.models import LoraSettings, RoleModels, build_roles
 from tastemaker.rewards import FunctionReward
 from tastemaker.rollout import LocalGenerator
@@ -49,6 +49,12 @@ WITHOUT_EFFECT = (
     "log_level",
     "num_samples",
     "snapshot_steps",
+    "max_dropped",
+    "max_truncated",
+    "max_lost_eos",
+    "max_duplicates",
+    "max_contradictory",
+    "max_leaked",
 )
 """Settings that may differ when a run is resumed: they change no weight."""
 
@@ -145,10 +151,13 @@ class Job:
             return run
         meter = Meter(run.record.resources if run is not None else None, model_copies=models.model_copies())
         with self.recorded(run):
-            tokenised = dataset if isinstance(dataset, Tokenised) else self.tokenise(dataset, models)
+            whole = isinstance(dataset, Tokenised)
+            tokenised = dataset if whole else self.tokenise(dataset, models, held_out_data)
             models.stop_at(tokenised.end_token_ids)
+            log.info("%s", tokenised.receipt.summary())
             if run is not None:
                 run.write_receipt(tokenised.receipt.to_json())
+            enforce(tokenised.receipt, dump(self.settings))
             self.optimise(models, tokenised, custom_reward, run, saved, meter, keep=held_out_data is not None)
             held_out = self.evaluate(models, held_out_data)
             if run is not None:
@@ -266,8 +275,9 @@ class Job:
         self.world.barrier()
         return found if self.world.main else checkpoint.load_latest(run.checkpoints_dir)
 
-    def tokenise(self, dataset: Dataset, models: RoleModels) -> Tokenised:
+    def tokenise(self, dataset: Dataset, models: RoleModels, held_out: Dataset | None = None) -> Tokenised:
         settings = self.settings
+        has_reward = "reward" in models.roles and "reward" not in self.method.trains
         tokenised = tokenise(
             dataset,
             models.tokenizer,
@@ -275,19 +285,11 @@ class Job:
             max_prompt_length=settings.max_prompt_length,
             truncation_mode=settings.truncation_mode,
             chat_template=settings.chat_template,
+            held_out=held_out,
+            reward_tokenizer=models.slot("reward").source.tokenizer if has_reward else None,
         )
         if settings.chat_template is not None:  # who goes on from this run must write chats the same way
             models.tokenizer.chat_template = ChatTemplate(models.tokenizer, settings.chat_template).source
-        receipt = tokenised.receipt
-        log.info("%s", receipt.summary())
-        lost = receipt.skipped + sum(d.count for d in receipt.dropped.values())
-        if lost > settings.max_dropped * receipt.rows:
-            reasons = "; ".join(f"{d.count} rows: {reason}" for reason, d in receipt.dropped.items())
-            raise TastemakerError(
-                f"{dataset.source}: {lost} of {receipt.rows} rows cannot be used ({reasons}), more than "
-                f"max_dropped={settings.max_dropped:.0%} allows. Mend the rows, or raise --max-dropped or the "
-                "limit that drops them (--max-length)."
-            )
         return tokenised
 
     # ---------------------------------------------------------------------------------------- training
