@@ -67,7 +67,7 @@ def test_own_data_end_to_end_then_reused_then_changed(data: Path, tmp_path: Path
     changed = compare(CompareSettings(**asked, stages=stages), listen=listen)  # pyright: ignore[reportArgumentType]
     assert changed.results["arms"]["dpo"]["tried"]["default"]["beta"] == 0.7
     begun = {e.task for e in events if e.kind == "started"}
-    assert begun == {"dpo:default-0", "read-dpo:default-0"}
+    assert begun == {"dpo:default-0", "read-dpo:default-0", "curve-dpo:default-0"}
 
 
 def rows(folder: Path, name: str) -> list[dict[str, str]]:

@@ -29,7 +29,7 @@ from tastemaker.cli.help import console
 from tastemaker.cli.layers import Request, Types, UsageError, as_usage
 from tastemaker.cli.progress import progress
 from tastemaker.cli.study import board, show_study
-from tastemaker.config import CompareSettings, method_and_settings, settings_from
+from tastemaker.config import RECIPE_ENDINGS, CompareSettings, method_and_settings, nearest, settings_from
 
 if TYPE_CHECKING:
     from tastemaker.runs import Run
@@ -126,9 +126,12 @@ def _stage_types() -> dict[str, Types]:
 
 
 def _compare(request: Request) -> None:
-    unknown = [m for m in request.values.get("methods", ()) if m not in declared_methods()]
+    asked = request.values.get("methods", ())
+    unknown = [m for m in asked if m not in declared_methods() and not m.endswith(RECIPE_ENDINGS)]
     if unknown:
-        raise UsageError(f"--methods: no such method: {', '.join(unknown)}; there are {_names()}")
+        close = nearest(unknown[0], list(declared_methods()))
+        hint = f"; did you mean {close[0]}?" if close else f"; there are {_names()} (or name a recipe's file)"
+        raise UsageError(f"--methods: no such method: {', '.join(unknown)}{hint}")
     with as_usage():
         settings = settings_from(
             CompareSettings, {**request.values, "stages": request.stages}, origin="tastemaker compare"
@@ -153,6 +156,7 @@ COMPARE = Command(
     examples=(
         "tastemaker compare                                            # the embedded town, minutes on 2 cores",
         "tastemaker compare --model tiny --data pairs.jsonl --methods dpo,ppo --seeds 3",
+        "tastemaker compare --runs runs/dpo runs/ppo --data pairs.jsonl       # what is trained already",
         "tastemaker compare --sft.max-steps 50 --dpo.beta 0.05 --all.use-peft",
     ),
     options=lambda: (*compare_options(), replace(CONFIG, group="comparison")),

@@ -8,11 +8,12 @@ from tastemaker.config.build import (
     method_and_settings,
     settings_from,
 )
-from tastemaker.config.files import Config, load_config
+from tastemaker.config.files import RECIPE_ENDINGS, Config, load_config
 from tastemaker.config.names import canonical, nearest
 from tastemaker.config.settings import CompareSettings, TrainSettings
 
 __all__ = [
+    "RECIPE_ENDINGS",
     "Checked",
     "CompareSettings",
     "Config",

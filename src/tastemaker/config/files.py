@@ -15,6 +15,9 @@ from tastemaker.config.check import fail
 
 log = logging.getLogger(__name__)
 
+RECIPE_ENDINGS = (".yaml", ".yml", ".json")
+"""How the name of a settings file ends."""
+
 
 @dataclass(frozen=True)
 class Config:

@@ -121,8 +121,8 @@ class TrainSettings:
     """Steps between checkpoints."""
     save_total_limit: PositiveInt | None = 2
     """Checkpoints kept, newest first; none: all."""
-    snapshot_steps: PositiveInt | None = None
-    """Steps between copies of the trained model kept under snapshots/, to be read later; none: no copies."""
+    snapshot_steps: PositiveInt | PositiveFloat | None = None
+    """Steps between copies of the model kept under snapshots/; below 1: a share of all; none: no copies."""
     num_samples: NonNegativeInt = 4
     """Responses sampled from the trained policy and written to samples.jsonl."""
     resume: bool = True
@@ -166,6 +166,8 @@ class TrainSettings:
         complain("TrainSettings", problems)
         if isinstance(self.warmup_steps, float) and self.warmup_steps >= 1:
             object.__setattr__(self, "warmup_steps", int(self.warmup_steps))
+        if isinstance(self.snapshot_steps, float) and self.snapshot_steps >= 1:
+            object.__setattr__(self, "snapshot_steps", int(self.snapshot_steps))
 
     def _contradictions(self) -> list[str]:
         """What is wrong although every field is fine by itself."""
@@ -174,6 +176,8 @@ class TrainSettings:
             problems.append("max_steps = 0: give -1 (by num_train_epochs) or at least 1")
         if self.warmup_steps >= 1 and self.warmup_steps != int(self.warmup_steps):
             problems.append(f"warmup_steps = {self.warmup_steps}: whole steps, or a share of all steps below 1")
+        if self.snapshot_steps and self.snapshot_steps >= 1 and self.snapshot_steps != int(self.snapshot_steps):
+            problems.append(f"snapshot_steps = {self.snapshot_steps}: whole steps, or a share below 1")
         if self.max_length and self.max_prompt_length and self.max_prompt_length >= self.max_length:
             problems.append(
                 f"max_prompt_length = {self.max_prompt_length}: leaves no room for a response within "
@@ -195,8 +199,10 @@ class CompareSettings:
     """Where every arm starts: name, folder, run, or 'tiny'; none: the town's own small model."""
     data: str | None = None
     """Preference data: file, folder or hub name; none: the town."""
-    methods: Annotated[tuple[str, ...], Field(min_length=1)] = ("dpo", "ppo")
-    """Methods to compare."""
+    methods: tuple[str, ...] = ()
+    """Methods to compare, and files of recipes; none: dpo and ppo, or only the runs given."""
+    runs: tuple[str, ...] = ()
+    """Finished runs of one start to compare, several seeds of each if there are."""
     seeds: PositiveInt = 2
     """Seeds per arm; the arms are paired by seed."""
     seed: NonNegativeInt = 0
@@ -211,6 +217,8 @@ class CompareSettings:
     """Test prompts every arm answers; none: the preset's number."""
     response_length: PositiveInt | None = None
     """Most tokens in a sampled response; none: the preset's number."""
+    readings: NonNegativeInt | None = None
+    """Times each arm is read while it trains, proxy and judge against KL; none: the preset's number."""
     judge: str | None = None
     """Reward model that judges the arms on own data; none: one trained on a disjoint half of the pairs."""
     stages: Mapping[str, Mapping[str, object]] = field(default_factory=dict[str, Mapping[str, object]])
@@ -218,9 +226,14 @@ class CompareSettings:
 
     def __post_init__(self) -> None:
         problems = coerce_fields(self)
-        if not problems and len(set(self.methods)) != len(self.methods):
-            problems.append(f"methods = {','.join(self.methods)}: the same method twice")
+        if not problems:
+            for field_name in ("methods", "runs"):
+                given = getattr(self, field_name)
+                if len(set(given)) != len(given):
+                    problems.append(f"{field_name} = {','.join(given)}: the same one twice")
         complain("CompareSettings", problems)
+        if not self.methods and not self.runs:
+            object.__setattr__(self, "methods", ("dpo", "ppo"))
         for_all = self.stages.get("all", {})
         if for_all:
             names = dict.fromkeys(("sft", "reward", *self.methods, *self.stages))

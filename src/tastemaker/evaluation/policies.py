@@ -9,12 +9,13 @@ and the start likes weighs exp(log-ratio). On the town its error was 0.9 to 8 ti
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from tastemaker.evaluation.behaviour import diversity, repetitions
 from tastemaker.functional import kl_estimate
 from tastemaker.types import Bundles, Generator, Models, Record, Reward, Sampling
 
@@ -32,15 +33,30 @@ class Evaluation:
     ended: Tensor
     entropy: Tensor
     """Mean entropy per token, nats."""
+    repetition: Tensor
+    """Share of a response's runs of three tokens that occurred in it before."""
+    diversity: Tensor | None
+    """How different two samples for the same prompt are, 0 to 1; None for greedy responses."""
     kl: Tensor | None
     """k1 estimate; None for greedy responses, of which no KL can be estimated."""
     kl_k3: Tensor | None
+    reference_logps: Tensor
+    """Mean log-probability per token under the reference: how usual the response is for it."""
     responses: Bundles
     texts: tuple[str, ...]
 
     def columns(self) -> dict[str, Tensor]:
         """Everything with a value per prompt, by name."""
-        named = {"score": self.scores, "length": self.lengths, "ended": self.ended, "entropy": self.entropy}
+        named = {
+            "score": self.scores,
+            "length": self.lengths,
+            "ended": self.ended,
+            "entropy": self.entropy,
+            "repetition": self.repetition,
+            "reference_logps": self.reference_logps,
+        }
+        if self.diversity is not None:
+            named["diversity"] = self.diversity
         if self.kl is not None and self.kl_k3 is not None:
             named |= {"kl": self.kl, "kl_k3": self.kl_k3}
         return named | {f"parts/{name}": values for name, values in self.parts.items()}
@@ -73,9 +89,12 @@ def evaluate_policy(
 ) -> Evaluation:
     """Lets the policy answer every prompt once and reads the answers.
 
-    `models` must hold the roles policy and reference. At temperature 0 (greedy) no KL is given.
+    `models` must hold the roles policy and reference. Sampled policies draw a second response to every
+    prompt, for `diversity` alone. At temperature 0 (greedy) no KL and no diversity are given.
     """
-    responses = generator.generate(prompts, sampling, seed=seed).to(models.device)
+    sampled = sampling.temperature > 0
+    drawn = generator.generate(prompts, replace(sampling, n=2 if sampled else 1), seed=seed)
+    responses = first_of(drawn).to(models.device)
     judged = judge(responses, records)
     policy = models.score("policy", responses, entropy=True)
     reference = models.score("reference", responses)
@@ -83,7 +102,6 @@ def evaluate_policy(
     assert policy.entropy is not None
     assert reference.logps is not None
     ours, theirs = policy.logps, reference.logps
-    sampled = sampling.temperature > 0
 
     def per_response(kind: Literal["k1", "k3"]) -> Tensor:
         return responses.sum_by_response(kl_estimate(ours, theirs, kind)).double().cpu()
@@ -96,8 +114,11 @@ def evaluate_policy(
         lengths=lengths.cpu(),
         ended=responses.ended.double().cpu(),
         entropy=(responses.sum_by_response(policy.entropy).double() / lengths).cpu(),
+        repetition=repetitions(responses),
+        diversity=diversity(drawn) if sampled else None,
         kl=per_response("k1") if sampled else None,
         kl_k3=per_response("k3") if sampled else None,
+        reference_logps=(responses.sum_by_response(theirs).double() / lengths).cpu(),
         responses=responses,
         texts=tuple(
             decode(r[:-1] if ended else r)
@@ -105,6 +126,12 @@ def evaluate_policy(
             for r, ended in zip(t.responses, t.ended, strict=True)
         ),
     )
+
+
+def first_of(batch: Bundles) -> Bundles:
+    """Every tree with its first response alone."""
+    trees = tuple(replace(t, responses=t.responses[:1], ended=t.ended[:1]) for t in batch.trees)
+    return Bundles(trees=trees, tree_columns=batch.tree_columns, device=batch.device)
 
 
 def stacked(summaries: Sequence[Mapping[str, Mapping[str, float]]], name: str) -> Tensor:

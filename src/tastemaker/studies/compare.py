@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,13 @@ import torch
 
 from tastemaker.config import CompareSettings
 from tastemaker.data import read_records
-from tastemaker.methods import METHODS
-from tastemaker.runs import RunLock, check_name
-from tastemaker.studies.presets import Preset, label_of, preset_for
+from tastemaker.runs import RunLock, check_name, sha256_file
+from tastemaker.studies.arms import Arm, arms_of, starts_of
+from tastemaker.studies.presets import Preset, Stress, preset_for
+from tastemaker.studies.readings import read_baselines, read_curve, read_policy
 from tastemaker.studies.report import write_report
 from tastemaker.studies.results import collect_results
-from tastemaker.studies.stages import read_baselines, read_policy, train_arm, train_reward
+from tastemaker.studies.stages import given_run, run_recipe, share, train_arm, train_reward
 from tastemaker.studies.start import start_on_data, start_on_town
 from tastemaker.studies.tasks import Event, Task, run_tasks
 from tastemaker.town import TownSpec
@@ -63,12 +64,10 @@ class Plan:
     spec: TownSpec | None
     """None: own data."""
     tasks: tuple[Task, ...]
-    tried: Mapping[str, Mapping[str, Mapping[str, Any]]]
-    """arm -> label -> settings."""
-
-    @property
-    def seeds(self) -> range:
-        return range(self.settings.seed, self.settings.seed + self.settings.seeds)
+    arms: Mapping[str, Arm]
+    seeds: tuple[int, ...]
+    starts: Mapping[int, str]
+    """Seed -> where the given runs of that seed started; empty without `--runs`."""
 
 
 def compare(
@@ -100,33 +99,29 @@ def default_workers() -> int:
 
 def make_plan(settings: CompareSettings) -> Plan:
     """Checks everything that can be checked beforehand and lays out the tasks."""
-    if (settings.model is None) != (settings.data is None):
+    starts: Mapping[int, str] = {}
+    preset = preset_for(settings)
+    arms = arms_of(settings, preset)
+    if settings.runs:
+        if settings.data is None:
+            raise TastemakerError(
+                "--runs needs --data: comparisons whose prompts the runs are read on, and from which a judge "
+                "is trained where no --judge is named"
+            )
+        if settings.model is not None:
+            raise TastemakerError("--runs says where every arm starts; leave out --model")
+        starts = starts_of(arms)
+    elif (settings.model is None) != (settings.data is None):
         given, lacking = ("model", "data") if settings.data is None else ("data", "model")
         raise TastemakerError(
             f"compare was given --{given} without --{lacking}: name both, or neither to use the town "
             "(`--model tiny` makes a small model on the spot)"
         )
     spec = TownSpec() if settings.data is None else None
-    preset = preset_for(settings)
-    tried = {
-        method: {label_of(s, among): s for s in among}
-        for method in settings.methods
-        for among in [preset.tried(method)]
-    }
-    check_methods(settings)
-    draft = Plan(settings, preset, spec, (), tried)
-    tasks = [task for seed in draft.seeds for task in seed_tasks(draft, seed)]
-    return Plan(settings, preset, spec, in_turn(tasks), tried)
-
-
-def check_methods(settings: CompareSettings) -> None:
-    for name in settings.methods:
-        method = METHODS[name]
-        if "policy" not in method.trains or method.name == "sft":
-            raise TastemakerError(
-                f"{name} trains no policy from preferences, so it cannot be an arm; arms can be: "
-                + ", ".join(n for n, m in METHODS.items() if "policy" in m.trains and n != "sft")
-            )
+    seeds = tuple(sorted(starts)) or tuple(range(settings.seed, settings.seed + settings.seeds))
+    draft = Plan(settings, preset, spec, (), arms, seeds, starts)
+    tasks = [task for seed in seeds for task in seed_tasks(draft, seed)]
+    return replace(draft, tasks=in_turn(tasks))
 
 
 def seed_tasks(plan: Plan, seed: int) -> list[Task]:
@@ -134,9 +129,8 @@ def seed_tasks(plan: Plan, seed: int) -> list[Task]:
     settings, preset = plan.settings, plan.preset
     folder = Path(settings.out) / f"seed-{seed}"
     start, reward, judge = f"start-{seed}", f"reward-{seed}", f"judge-{seed}"
-    tasks = [start_task(plan, seed, folder)]
     loading = {k: v for k, v in dict(settings.stages.get("sft", {})).items() if k in LOADING}
-    # Best-of-n is always shown, so a reward model is always trained, also when no arm needs it.
+    # Best-of-n and the proxy are always shown, so a reward model is always trained, also when no arm needs it.
     own = {
         "seed": seed,
         "draw": seed,
@@ -144,52 +138,93 @@ def seed_tasks(plan: Plan, seed: int) -> list[Task]:
         "settings": {**preset.reward, **dict(settings.stages.get("reward", {}))},
         "pairs": "pairs",
     }
-    tasks.append(Task(reward, train_reward, own, folder / "reward", (start,), f"seed {seed}: reward model"))
-    proxy = settings.judge
-    judging: tuple[str, ...] = ()
-    if plan.spec is None and proxy is None:
+    tasks = [
+        start_task(plan, seed, folder),
+        Task(reward, train_reward, own, folder / "reward", (start,), f"seed {seed}: reward model"),
+    ]
+    needs: tuple[str, ...] = (start, reward)
+    if plan.spec is None and settings.judge is None:
         # Another seed, so that its head does not start as the arms' reward model's did.
         other = {**own, "pairs": "judge_pairs", "draw": seed + JUDGE_SEED}
         tasks.append(Task(judge, train_reward, other, folder / "judge", (start,), f"seed {seed}: judge"))
-        judging = (judge,)
-    common = {"seed": seed, "spec": plan.spec, "judge": proxy, "loading": loading}
-    common["response_length"] = preset.response_length
+        needs = (*needs, judge)
+    common = {
+        "seed": seed,
+        "spec": plan.spec,
+        "judge": settings.judge,
+        "loading": loading,
+        "response_length": preset.response_length,
+    }
     prompts = {"tuning": preset.tuning_prompts, "test": preset.test_prompts}
-    tasks.append(
-        Task(
-            f"read-sft-{seed}",
-            read_policy,
-            {**common, "arm": None, "prompts": prompts},
-            folder / "read-sft",
-            (start, *judging),
-            f"seed {seed}: reading SFT",
-        )
-    )
-    for method, labels in plan.tried.items():
-        needs = (start, reward) if "reward" in METHODS[method].roles else (start,)
-        for label, own_settings in labels.items():
-            name = f"{method}:{label}-{seed}"
-            place = folder / check_name(
-                f"{method}-{label}".replace("=", "_").replace(",", "-").replace("/", "_")
-            )
-            arguments = {"seed": seed, "method": method, "settings": dict(own_settings)}
-            tasks.append(Task(name, train_arm, arguments, place, needs, f"seed {seed}: {method} {label}"))
+    reading = {**common, "arm": None, "prompts": prompts}
+    title = f"seed {seed}: reading SFT"
+    tasks.append(Task(f"read-sft-{seed}", read_policy, reading, folder / "read-sft", needs, title))
+    for arm in plan.arms.values():
+        for label in arm.tried:
+            name, place = f"{arm.name}:{label}-{seed}", folder / folder_of(arm, label)
+            title = f"{arm.name} {label}"
+            tasks.append(arm_task(plan, arm, label, seed, place))
             reading = {**common, "arm": name, "prompts": prompts}
-            title = f"seed {seed}: reading {method} {label}"
-            tasks.append(
-                Task(f"read-{name}", read_policy, reading, place / "read", (start, name, *judging), title)
-            )
-    tasks.append(
-        Task(
-            f"baselines-{seed}",
-            read_baselines,
-            {**common, "prompts": preset.baseline_prompts, "samples": preset.baseline_samples},
-            folder / "baselines",
-            (start, reward, *judging),
-            f"seed {seed}: best-of-n",
-        )
-    )
+            title = f"seed {seed}: reading {arm.name} {label}"
+            tasks.append(Task(f"read-{name}", read_policy, reading, place / "read", (*needs, name), title))
+            if preset.readings:
+                watching = {**common, "arm": name, "prompts": preset.reading_prompts}
+                title = f"seed {seed}: the course of {arm.name} {label}"
+                tasks.append(
+                    Task(f"curve-{name}", read_curve, watching, place / "curve", (*needs, name), title)
+                )
+    if preset.stress is not None:
+        tasks += stress_tasks(plan, preset.stress, seed, folder / "stress", own, common)
+    samples = {"prompts": preset.baseline_prompts, "samples": preset.baseline_samples}
+    title = f"seed {seed}: best-of-n"
+    place = folder / "baselines"
+    tasks.append(Task(f"baselines-{seed}", read_baselines, {**common, **samples}, place, needs, title))
     return tasks
+
+
+def folder_of(arm: Arm, label: str) -> str:
+    return check_name(f"{arm.name}-{label}".replace("=", "_").replace(",", "-").replace("/", "_"))
+
+
+def arm_task(plan: Plan, arm: Arm, label: str, seed: int, place: Path) -> Task:
+    """What makes the arm's policy at one setting on one seed."""
+    name, title = f"{arm.name}:{label}-{seed}", f"seed {seed}: {arm.name} {label}"
+    needs = (f"start-{seed}", f"reward-{seed}") if arm.needs_reward else (f"start-{seed}",)
+    if arm.kind == "runs":
+        assert arm.runs is not None
+        arguments: dict[str, Any] = {"seed": seed, "run": str(Path(arm.runs[label][seed]).resolve())}
+        return Task(name, given_run, arguments, place, needs[:1], title)
+    if arm.kind == "recipe":
+        assert arm.recipe is not None
+        content = sha256_file(Path(arm.recipe))
+        arguments = {"seed": seed, "recipe": arm.recipe, "content": content, "readings": plan.preset.readings}
+        return Task(name, run_recipe, arguments, place, needs, title)
+    settings = dict(arm.tried[label])
+    if plan.preset.readings:
+        settings.setdefault("snapshot_steps", share(plan.preset.readings))
+    arguments = {"seed": seed, "method": arm.method, "settings": settings}
+    return Task(name, train_arm, arguments, place, needs, title)
+
+
+def stress_tasks(
+    plan: Plan, stress: Stress, seed: int, folder: Path, reward: Mapping[str, Any], common: Mapping[str, Any]
+) -> list[Task]:
+    """Over-optimisation on purpose: a method without its brake against a reward model from few pairs."""
+    start, scorer, name = f"start-{seed}", f"stress_reward-{seed}", f"stress-{seed}"
+    few = {**reward, "first": stress.pairs}
+    arguments = {
+        "seed": seed,
+        "method": stress.method,
+        "settings": {**stress.settings, "snapshot_steps": stress.every},
+        "reward": "stress_reward",
+    }
+    watching = {**common, "arm": name, "prompts": plan.preset.reading_prompts, "reward": "stress_reward"}
+    title = f"seed {seed}: over-optimisation on purpose"
+    return [
+        Task(scorer, train_reward, few, folder / "reward", (start,), f"{title}, reward model"),
+        Task(name, train_arm, arguments, folder / "arm", (start, scorer), title),
+        Task(f"curve-{name}", read_curve, watching, folder / "curve", (start, scorer, name), f"{title}, read"),
+    ]
 
 
 def start_task(plan: Plan, seed: int, folder: Path) -> Task:
@@ -202,16 +237,17 @@ def start_task(plan: Plan, seed: int, folder: Path) -> Task:
     assert settings.data is not None
     arguments = {
         "seed": seed,
-        "model": settings.model,
+        "model": plan.starts.get(seed, settings.model),
         "data": settings.data,
         "data_sha256": read_records(settings.data, Comparison).sha256,
         "sft": {**preset.sft, **dict(settings.stages.get("sft", {}))},
         "limit": preset.limit,
+        "as_is": seed in plan.starts,
     }
     return Task(f"start-{seed}", start_on_data, arguments, folder / "start", (), f"seed {seed}: split and SFT")
 
 
 def in_turn(tasks: list[Task]) -> tuple[Task, ...]:
     """All seeds' starts first, then the rest seed by seed: long arms before short readings."""
-    order = {start_on_town: 0, start_on_data: 0, train_reward: 1, train_arm: 2}
+    order = {start_on_town: 0, start_on_data: 0, train_reward: 1, train_arm: 2, run_recipe: 2, given_run: 2}
     return tuple(sorted(tasks, key=lambda t: order.get(t.work, 3)))

@@ -11,11 +11,21 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tastemaker.config import CompareSettings
-from tastemaker.errors import TastemakerError
 from tastemaker.methods import METHODS
 from tastemaker.town import TownSpec
 
 Settings = Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stress:
+    """A method without its brake against a reward model made from few pairs."""
+
+    method: str
+    settings: Settings
+    pairs: int
+    every: int
+    """Steps between readings."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,11 +47,15 @@ class Preset:
     """Most tokens in a response; None: what 95% of the chosen responses of the data keep to."""
     limit: int | None = None
     """Comparisons read; None: all."""
+    readings: int = 0
+    """Times every arm is read while it trains."""
+    reading_prompts: int = 128
+    """Tuning prompts of such a reading."""
+    stress: Stress | None = None
+    """Over-optimisation on purpose, beside the arms."""
 
     def tried(self, method: str) -> Sequence[Settings]:
         """The settings of an arm, whole."""
-        if method not in METHODS:
-            raise TastemakerError(f"method {method!r} is unknown; known: {', '.join(METHODS)}")
         own = self.arms.get(method, ({},))
         online = METHODS[method].online and self.response_length is not None
         length = {"response_length": self.response_length} if online else {}
@@ -66,12 +80,22 @@ def preset_for(settings: CompareSettings) -> Preset:
         changes["baseline_prompts"] = min(preset.baseline_prompts, settings.prompts)
     if settings.response_length is not None:
         changes["response_length"] = settings.response_length
+    if settings.readings is not None:
+        changes["readings"] = settings.readings
+    elif settings.data is not None and settings.model != "tiny" and not adapters_only(settings):
+        changes["readings"] = 0  # each reading would keep a whole copy of the model on disk
     preset = replace(preset, **changes)
     arms = {
         method: distinct({**tried, **dict(settings.stages.get(method, {}))} for tried in preset.tried(method))
         for method in settings.methods
+        if method in METHODS
     }
     return replace(preset, arms=arms, common={})
+
+
+def adapters_only(settings: CompareSettings) -> bool:
+    """Whether every arm trains an adapter, whose copies are small."""
+    return all(settings.stages.get(method, {}).get("use_peft") for method in settings.methods)
 
 
 def distinct(settings: Iterable[Settings]) -> list[Settings]:
@@ -120,6 +144,11 @@ def town_preset(size: str) -> Preset:
         test_prompts={"quick": 32, "demo": 384, "full": 1024}[size],
         baseline_prompts={"quick": 32, "demo": 384, "full": 1024}[size],
         baseline_samples={"quick": 4, "demo": 16, "full": 64}[size],
+        readings={"quick": 2, "demo": 8, "full": 15}[size],
+        reading_prompts={"quick": 32, "demo": 128, "full": 256}[size],
+        stress=Stress(method="ppo", settings={**ppo, "kl_coef": 0.0, "max_steps": 40}, pairs=800, every=2)
+        if size == "full"
+        else None,
     )
 
 
@@ -154,4 +183,6 @@ def data_preset(size: str, *, tiny: bool) -> Preset:
         baseline_prompts={"quick": 4, "demo": 32, "full": 128}[size],
         baseline_samples={"quick": 2, "demo": 8, "full": 32}[size],
         limit=64 if size == "quick" else None,
+        readings={"quick": 1, "demo": 6, "full": 10}[size],
+        reading_prompts={"quick": 8, "demo": 64, "full": 128}[size],
     )

@@ -60,14 +60,17 @@ def load_recipe(
     source: str | PathLike[str] | Mapping[str, object],
     shared: Mapping[str, object] | None = None,
     by_stage: Mapping[str, Mapping[str, object]] | None = None,
+    *,
+    origin: str = "recipe",
 ) -> Recipe:
-    """Reads a recipe from a file or a mapping and checks all of it.
+    """Reads a recipe from a file or a mapping (whose problems are reported under the name `origin`) and checks
+    all of it.
 
     `shared` overrules the recipe's top, which is for stages that do not say otherwise. `by_stage` overrules
     stages, by name or "all". Raises `TastemakerError` with everything that is wrong, each with its stage.
     """
     if isinstance(source, Mapping):
-        origin, content, folder = "recipe", dict(source), "recipe"
+        content, folder = dict(source), "recipe"
     else:
         config = load_config(source)
         origin, content, folder = str(config.path), dict(config.values), config.path.stem

@@ -12,30 +12,31 @@ import torch
 from torch import Tensor
 
 from tastemaker.config import dump
-from tastemaker.methods import METHODS
 from tastemaker.runs import plain
 from tastemaker.runs.environment import versions
+from tastemaker.studies.arms import Arm
+from tastemaker.studies.costs import arm_cost, article_table, budget_words, search_cost, start_costs
 from tastemaker.studies.judges import RATES
+from tastemaker.studies.samples import samples
 from tastemaker.studies.verdict import Point, choose, verdict
 
 if TYPE_CHECKING:
     from tastemaker.studies.compare import Plan
 
-SCHEMA = 1
+SCHEMA = 2
 Results = Mapping[str, Mapping[str, Any]]
-SHOWN_SAMPLES = 24
 
 
 def collect_results(plan: Plan, results: Results) -> dict[str, Any]:
     """Everything the report says, as plain JSON data."""
-    seeds = list(plan.seeds)
-    chosen = {arm: choose_setting(arm, labels, results, seeds) for arm, labels in plan.tried.items()}
+    seeds = plan.seeds
+    chosen = {name: choose_setting(arm, results, seeds) for name, arm in plan.arms.items()}
     readings = {arm: [results[f"read-{arm}:{label}-{s}"] for s in seeds] for arm, label in chosen.items()}
     sft = [results[f"read-sft-{s}"] for s in seeds]
     judge = judge_words(plan)
     points = {
-        arm: [[point(results[f"read-{arm}:{label}-{s}"]["sampled"]) for label in labels] for s in seeds]
-        for arm, labels in plan.tried.items()
+        name: [[point(results[f"read-{name}:{label}-{s}"]["sampled"]) for label in arm.tried] for s in seeds]
+        for name, arm in plan.arms.items()
     }
     said = verdict(
         {arm: [column(r["sampled"]) for r in reads] for arm, reads in readings.items()},
@@ -46,23 +47,12 @@ def collect_results(plan: Plan, results: Results) -> dict[str, Any]:
         points,
         judge["name"],
         {arm: [column(r["greedy"]) for r in reads] for arm, reads in readings.items()},
-        proxy=judge["kind"] == "proxy",
     )
     arms = {
-        arm: {
-            "method": arm,
-            "chosen": chosen[arm],
-            "tried": {label: plain(dict(s)) for label, s in plan.tried[arm].items()},
-            **policy_entry(readings[arm]),
-            "difference": said["against_baselines"][arm],
-            "greedy_difference": said["greedy_against_sft_greedy"][arm],
-            "cost": arm_cost(arm, chosen[arm], plan, results, seeds),
-            "runs": [near(results[f"{arm}:{chosen[arm]}-{s}"]["run"], plan) for s in seeds],
-            "curves": [results[f"{arm}:{chosen[arm]}-{s}"]["curve"] for s in seeds],
-            "stopped": [results[f"{arm}:{chosen[arm]}-{s}"]["stopped"] for s in seeds],
-        }
-        for arm in plan.tried
+        name: arm_entry(arm, chosen[name], readings[name], said, plan, results)
+        for name, arm in plan.arms.items()
     }
+    search = {name: search_cost(arm, results, seeds) for name, arm in plan.arms.items()}
     return {
         "schema": SCHEMA,
         "world": "town" if plan.spec is not None else "data",
@@ -70,20 +60,18 @@ def collect_results(plan: Plan, results: Results) -> dict[str, Any]:
         "arms": arms,
         "baselines": baselines(sft, results, seeds),
         "start": {"stages": start_costs(results, seeds)},
-        "reward_model": reward_models(plan, results, seeds),
-        "frontier": frontier(plan, results, seeds, chosen),
+        "reward_model": reward_models(results, seeds),
+        "frontier": frontier(plan, results, chosen),
         "verdict": said,
-        "search": {
-            arm: {"settings": len(labels), "runs": len(labels) * len(seeds)}
-            for arm, labels in plan.tried.items()
-        },
+        "search": search,
+        "articles": article_table(plan, arms),
         "samples": samples(readings, sft),
         "settings": {
             "compare": plain(dump(plan.settings)),
             "preset": plain(plan.preset),
             "town": plain(plan.spec) if plan.spec is not None else None,
             "versions": versions(),
-            "protocol": protocol(plan),
+            "protocol": protocol(plan, search),
         },
     }
 
@@ -91,11 +79,39 @@ def collect_results(plan: Plan, results: Results) -> dict[str, Any]:
 # ------------------------------------------------------------------------------------------- arms
 
 
-def choose_setting(arm: str, labels: Mapping[str, Any], results: Results, seeds: Sequence[int]) -> str:
+def arm_entry(
+    arm: Arm,
+    chosen: str,
+    readings: Sequence[Mapping[str, Any]],
+    said: Mapping[str, Any],
+    plan: Plan,
+    results: Results,
+) -> dict[str, Any]:
+    """An arm at its chosen setting."""
+    runs = [results[f"{arm.name}:{chosen}-{s}"] for s in plan.seeds]
+    against = said["against_baselines"][arm.name]
+    return {
+        "method": arm.method,
+        "kind": arm.kind,
+        "recipe": arm.recipe,
+        "chosen": chosen,
+        "tried": {label: plain(dict(s)) for label, s in arm.tried.items()},
+        **policy_entry(readings),
+        "difference": against,
+        "greedy_difference": said["greedy_against_sft_greedy"][arm.name],
+        "cost": arm_cost(arm, chosen, results, plan.seeds, against.get("sft_sampled")),
+        "pairs": [r["pairs"] for r in readings],
+        "runs": [near(r["run"], plan) for r in runs],
+        "curves": [r["curve"] for r in runs],
+        "stopped": [r["stopped"] for r in runs],
+    }
+
+
+def choose_setting(arm: Arm, results: Results, seeds: Sequence[int]) -> str:
     """The setting the judge likes best on tuning prompts, over all seeds."""
     candidates = {
-        label: [results[f"read-{arm}:{label}-{s}"]["tuning"]["summary"]["score"]["mean"] for s in seeds]
-        for label in labels
+        label: [results[f"read-{arm.name}:{label}-{s}"]["tuning"]["summary"]["score"]["mean"] for s in seeds]
+        for label in arm.tried
     }
     return choose(candidates)
 
@@ -146,41 +162,6 @@ def pooled_error(errors: Sequence[float]) -> float | None:
     return math.sqrt(sum(e * e for e in known)) / len(known) if known else None
 
 
-def arm_cost(arm: str, chosen: str, plan: Plan, results: Results, seeds: Sequence[int]) -> dict[str, Any]:
-    """What one run of the arm at its chosen setting costs beyond the shared start, over seeds; and what all
-    its runs cost together, the reward models among them.
-    """
-    needs_reward = "reward" in METHODS[arm].roles
-    labels = list(plan.tried[arm])
-    runs = [results[f"{arm}:{label}-{s}"]["cost"] for label in labels for s in seeds]
-    stages = {arm: averaged([results[f"{arm}:{chosen}-{s}"]["cost"] for s in seeds])}
-    if needs_reward:
-        rewards = [results[f"reward-{s}"]["cost"] for s in seeds]
-        stages = {"reward": averaged(rewards), **stages}
-        runs += rewards
-    return {
-        "phases": 1 + len(stages),
-        "stages": stages,
-        "wall_seconds": sum(s["wall_seconds"] for s in stages.values()),
-        "cpu_seconds": sum(s["cpu_seconds"] for s in stages.values()),
-        "peak_rss_bytes": max(s["peak_rss_bytes"] for s in stages.values()),
-        "model_copies": max(s["model_copies"] for s in stages.values()),
-        "search_cpu_seconds": sum(r["cpu_seconds"] for r in runs),
-        "needs_reward_model": needs_reward,
-        "online": METHODS[arm].online,
-    }
-
-
-def start_costs(results: Results, seeds: Sequence[int]) -> dict[str, dict[str, float]]:
-    """What every arm shares: pretraining (on the town) and SFT."""
-    stages = [results[f"start-{s}"]["stages"] for s in seeds]
-    return {name: averaged([s[name] for s in stages]) for name in stages[0]}
-
-
-def averaged(costs: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    return {name: sum(c[name] for c in costs) / len(costs) for name in costs[0]}
-
-
 # ------------------------------------------------------------------------------------------- the rest
 
 
@@ -204,7 +185,7 @@ def merged_points(by_seed: Sequence[Sequence[Mapping[str, float]]], key: str) ->
     return found
 
 
-def reward_models(plan: Plan, results: Results, seeds: Sequence[int]) -> dict[str, Any]:
+def reward_models(results: Results, seeds: Sequence[int]) -> dict[str, Any]:
     """How well the reward models order held-out pairs."""
     roles = ["reward"] + (["judge"] if f"judge-{seeds[0]}" in results else [])
     return {
@@ -220,60 +201,36 @@ def over_values(values: Sequence[float]) -> dict[str, Any]:
     return {"mean": sum(values) / len(values), "by_seed": list(values)}
 
 
-def frontier(
-    plan: Plan, results: Results, seeds: Sequence[int], chosen: Mapping[str, str]
-) -> list[dict[str, Any]]:
+def frontier(plan: Plan, results: Results, chosen: Mapping[str, str]) -> list[dict[str, Any]]:
     """Every setting of every arm on every seed, read on the test prompts."""
     found: list[dict[str, Any]] = []
-    for arm, labels in plan.tried.items():
-        for label in labels:
-            for seed in seeds:
-                reading = results[f"read-{arm}:{label}-{seed}"]["sampled"]["summary"]
+    for name, arm in plan.arms.items():
+        for label in arm.tried:
+            for seed in plan.seeds:
+                reading = results[f"read-{name}:{label}-{seed}"]["sampled"]["summary"]
+                costs = results[f"{name}:{label}-{seed}"]["costs"].values()
                 found.append(
                     {
-                        "arm": arm,
+                        "arm": name,
                         "label": label,
                         "seed": seed,
-                        "chosen": chosen[arm] == label,
+                        "chosen": chosen[name] == label,
                         "kl": reading["kl"]["mean"],
                         "kl_se": reading["kl"]["se"],
                         "score": reading["score"]["mean"],
                         "score_se": reading["score"]["se"],
+                        "proxy": reading["parts/proxy"]["mean"],
+                        "proxy_se": reading["parts/proxy"]["se"],
                         "length": reading["length"]["mean"],
+                        "ended": reading["ended"]["mean"],
+                        "entropy": reading["entropy"]["mean"],
+                        "repetition": reading["repetition"]["mean"],
+                        "diversity": reading["diversity"]["mean"],
+                        "flops": sum(c.get("flops", 0.0) for c in costs),
+                        "cpu_seconds": sum(c["cpu_seconds"] for c in costs),
                     }
                 )
     return found
-
-
-def samples(
-    readings: Mapping[str, Sequence[Mapping[str, Any]]], sft: Sequence[Mapping[str, Any]]
-) -> list[dict[str, Any]]:
-    """Responses side by side for the first seed: of each kind the first prompts as they come."""
-    base = sft[0]["sampled"]
-    found: list[dict[str, Any]] = []
-    for i in first_of_each_kind(base["kinds"]):
-        policies = {"sft": base, **{arm: reads[0]["sampled"] for arm, reads in readings.items()}}
-        found.append(
-            {
-                "prompt": base["prompts"][i],
-                "kind": base["kinds"][i],
-                "responses": {name: r["texts"][i] for name, r in policies.items()},
-                "scores": {name: r["columns"]["score"][i] for name, r in policies.items()},
-            }
-        )
-    return found
-
-
-def first_of_each_kind(kinds: Sequence[str]) -> list[int]:
-    """Positions of the first few prompts of every kind, the same number of each, in order."""
-    each = max(1, SHOWN_SAMPLES // max(1, len(set(kinds))))
-    seen: dict[str, int] = {}
-    chosen: list[int] = []
-    for i, kind in enumerate(kinds):
-        seen[kind] = seen.get(kind, 0) + 1
-        if seen[kind] <= each:
-            chosen.append(i)
-    return chosen
 
 
 def judge_words(plan: Plan) -> dict[str, Any]:
@@ -298,19 +255,26 @@ def judge_words(plan: Plan) -> dict[str, Any]:
     }
 
 
-def protocol(plan: Plan) -> list[str]:
+def protocol(plan: Plan, search: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """The rules of this comparison, in words."""
-    counts = ", ".join(f"{arm}: {len(labels)}" for arm, labels in plan.tried.items())
-    return [
+    counts = ", ".join(f"{name}: {len(arm.tried)}" for name, arm in plan.arms.items())
+    said = [
         "Every arm starts from its seed's SFT policy and learns from the same preferences and prompts.",
         f"Settings tried by each arm on every seed: {counts}. The setting is chosen on at most "
         f"{plan.preset.tuning_prompts} tuning prompts and read on {plan.preset.test_prompts} test prompts; "
         "no prompt is in both.",
+        budget_words(search),
         "Policies are read at their last step, sampled at temperature 1 and greedily.",
-        "Differences are paired by seed and prompt; intervals are Student's, at 95%, with seeds as the outer "
-        "unit. A winner must beat every other arm; there may be none.",
+        "Differences are paired by seed and prompt; intervals are at 95%, with seeds as the outer unit.",
         "KL is of whole responses to the SFT policy, in nats, estimated from the policy's own samples "
         "(mean log-ratio, k1).",
         "Every arm runs in a process of its own: peak memory is that process's.",
+        "FLOPs are those the work needs, counted from shapes: nothing for padding or for what is computed "
+        "twice.",
         "Time and memory are of this machine while it ran this study; compare them with each other only.",
     ]
+    if plan.starts:
+        said.append(
+            "The runs given were trained before this study. Whether they saw its test prompts is not known."
+        )
+    return said

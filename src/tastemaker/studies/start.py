@@ -23,8 +23,10 @@ from tastemaker.config import method_and_settings
 from tastemaker.data import Dataset, Tokenised, read_records, split_records, tokenise, write_records
 from tastemaker.methods import SFT
 from tastemaker.models import build_roles, tiny_model, word_model
+from tastemaker.models.flops import Spent
+from tastemaker.models.load import load_tokenizer
 from tastemaker.rollout import LocalGenerator
-from tastemaker.runs import Run
+from tastemaker.runs import Meter, Run
 from tastemaker.studies.tasks import Report
 from tastemaker.town import Stage, Town, TownSpec
 from tastemaker.town.prompts import Split
@@ -66,7 +68,7 @@ def start_on_town(
         "sft": str(made / "sft"),
         "pairs": str(made / "pairs.jsonl"),
         "held_out": str(made / "held_out.jsonl"),
-        "stages": {name: cost_of(Run.open(made / name)) for name in ("base", "sft")},
+        "stages": {name: cost_of(Run.open(made / name)) for name in ("base", "sft")} | {"data": done["data"]},
         "paths": [str(made)],
     }
 
@@ -82,11 +84,20 @@ def make_town_start(folder: Path, report: Report, seed: int, spec: TownSpec) -> 
     base = fit_stage(spec.pretrain, model, documents, folder / "base", seed, report)
     demonstrations = town.demonstrations(spec.sft.examples)
     sft = fit_stage(spec.sft, base, demonstrations, folder / "sft", seed, report)
-    pairs, _ = sample_pairs(town, sft, spec.reward.examples, "train", spec, seed, report)
-    held_out, golds = sample_pairs(town, sft, HELD_OUT, "tuning", spec, seed, report)
+    meter = Meter()
+    pairs, _, spent = sample_pairs(town, sft, spec.reward.examples, "train", spec, seed, report)
+    used = meter.read()
+    held_out, golds, _ = sample_pairs(town, sft, HELD_OUT, "tuning", spec, seed, report)
     write_records(folder / "pairs.jsonl", pairs)
     write_records(folder / "held_out.jsonl", held_out)
-    facts = {"held_out_gold": golds}
+    data = {
+        "wall_seconds": used.wall_seconds,
+        "cpu_seconds": used.cpu_seconds,
+        "flops": spent.flops["rollouts"],
+        "flops_rollouts": spent.flops["rollouts"],
+        "tokens_rollouts": float(spent.tokens["rollouts"]),
+    }
+    facts = {"held_out_gold": golds, "data": data}
     (folder / "done.json").write_text(json.dumps(facts))
 
 
@@ -122,10 +133,10 @@ def fit_stage(
 
 def sample_pairs(
     town: Town, sft: Run, n: int, split: Split, spec: TownSpec, seed: int, report: Report
-) -> tuple[list[Record], list[list[float]]]:
-    """N labelled pairs of different answers of the SFT policy, and the gold reward of their sides
-    (chosen, rejected). Answers that are empty, cut, or hold a mark of the chat form are left out, since
-    text cannot carry them.
+) -> tuple[list[Record], list[list[float]], Spent]:
+    """N labelled pairs of different answers of the SFT policy, the gold reward of their sides (chosen,
+    rejected), and what sampling took. Answers that are empty, cut, or hold a mark of the chat form are left
+    out, since text cannot carry them.
     """
     models = build_roles(("policy",), (), policy=sft.folder)
     decode = decoder(models.tokenizer)
@@ -139,6 +150,7 @@ def sample_pairs(
         questions = town.prompts(CHUNK, split, seed=1000 + batch)
         tokens = tokenise(questions, models.tokenizer)
         sampled = generator.generate(tokens.batch(range(len(tokens))), sampling, seed=seed * 1000 + batch)
+        models.count_rollouts(sampled)
         for question, tree in zip(tokens.records, sampled.trees, strict=True):
             a, b = (decode(r[:-1]) for r in tree.responses)
             marked = any(special & set(text.split()) for text in (a, b))
@@ -150,7 +162,7 @@ def sample_pairs(
             golds.append([town.gold(question, str(side), True).total for side in pair.responses])
         batch += 1
         report(len(pairs), n, {})
-    return pairs, golds
+    return pairs, golds, models.take_spent()
 
 
 def chosen_first(pair: Comparison) -> Comparison:
@@ -207,11 +219,12 @@ def start_on_data(
     data_sha256: str,
     sft: Mapping[str, Any],
     limit: int | None,
+    as_is: bool = False,
 ) -> dict[str, Any]:
     """Splits the preferences and fine-tunes the model given on the chosen responses of the arms' half.
 
     `model` "tiny" is a small model made on the spot with a tokenizer trained on the data. A model that is
-    an SFT run of ours already is the start as it is.
+    an SFT run of ours already is the start as it is; so is any with `as_is`.
     """
     dataset = read_records(data, Comparison)
     if dataset.sha256 != data_sha256:
@@ -223,12 +236,14 @@ def start_on_data(
     start: Any = model
     if model == "tiny":
         start = tiny_model(texts_of(parts["train"] + parts["judge"]), seed=seed)
-    is_sft = Run.is_run(model) and Run.open(model).method == "sft"
-    if is_sft:
-        policy = Run.open(model)
+    stages: dict[str, dict[str, float]] = {}
+    if as_is or (Run.is_run(model) and Run.open(model).method == "sft"):
+        policy = str(Path(model).resolve()) if Path(model).is_dir() else model
+        if Run.is_run(model):
+            stages["sft"] = cost_of(Run.open(model))
     else:
         method, settings = method_and_settings(SFT, {**sft, "seed": seed})
-        policy = train(
+        run = train(
             method,
             model=start,
             data=read_records(str(paths["train"]), Demonstration),
@@ -236,23 +251,26 @@ def start_on_data(
             settings=settings,
             progress=lambda step, total, m: report(step, total, {"loss": m["loss"]}),
         )
+        policy, stages["sft"] = str(run.folder), cost_of(run)
     return {
-        "sft": str(policy.folder),
+        "sft": policy,
         "pairs": str(paths["train"]),
         "judge_pairs": str(paths["judge"]),
         "tuning": str(paths["tuning"]),
         "test": str(paths["test"]),
         "held_out": str(paths["test"]),
-        "stages": {"sft": cost_of(policy)},
+        "stages": stages,
         "counts": {name: len(records) for name, records in parts.items()},
-        "response_length": usual_length(policy),
+        "response_length": usual_length(policy, paths["train"]),
     }
 
 
-def usual_length(sft: Run) -> int:
-    """Tokens that 95% of the responses SFT learned from keep to, within [16, 1024]."""
-    tokens: Any = sft.receipt().get("tokens", {})
-    return min(1024, max(16, int(tokens.get("response", {}).get("p95", 128))))
+def usual_length(policy: str, data: Path) -> int:
+    """Tokens that 95% of the chosen responses keep to, within [16, 1024]."""
+    folder = Run.open(policy).model_dir if Run.is_run(policy) else Path(policy)
+    tokenised = tokenise(read_records(str(data), Demonstration), load_tokenizer(folder))
+    lengths = sorted(t.response_tokens for t in tokenised.trees)
+    return min(1024, max(16, lengths[int(0.95 * (len(lengths) - 1))])) if lengths else 128
 
 
 def split_data(dataset: Dataset, seed: int, limit: int | None) -> dict[str, list[Record]]:
@@ -306,6 +324,8 @@ def decoder(tokenizer: Any) -> Any:
 def cost_of(run: Run) -> dict[str, float]:
     """What a run cost, from its record."""
     spent = run.record.resources
+    by_stage = {f"flops_{stage}": value for stage, value in spent.flops.items()}
+    by_stage |= {f"tokens_{stage}": float(value) for stage, value in spent.tokens.items()}
     last = run.metrics()[-1] if run.metrics() else {}
     return {
         "wall_seconds": spent.wall_seconds,
@@ -316,6 +336,8 @@ def cost_of(run: Run) -> dict[str, float]:
         "tokens": float(last.get("num_tokens", 0) or 0),  # pyright: ignore[reportArgumentType]
         "episodes": float(last.get("episode", 0) or 0),  # pyright: ignore[reportArgumentType]
         "steps": float(last.get("step", 0) or 0),  # pyright: ignore[reportArgumentType]
+        "flops": sum(spent.flops.values()),
+        **by_stage,
     }
 
 

@@ -343,8 +343,8 @@ class Job:
                 last = step.number >= source.total or step.stop is not None
                 if run is not None:
                     self.record(run, step, source.total, last)
-                every = settings.snapshot_steps
-                if run is not None and every is not None and step.number % every == 0:
+                every = self.steps_between_snapshots(source.total)
+                if run is not None and every and step.number % every == 0:
                     models.save(method.trains[0], run.snapshot_dir(step.number), overwrite=True)
                 stopping = any(self.world.gather(interruption.asked))
                 if run is not None and (stopping or last or step.number % settings.save_steps == 0):
@@ -353,6 +353,11 @@ class Job:
                     raise Interrupted(
                         f"{self.folder}: interrupted after step {step.number}; the same command continues"
                     )
+
+    def steps_between_snapshots(self, total: int) -> int:
+        """0: none are kept."""
+        every = self.settings.snapshot_steps or 0
+        return max(1, round(every * total)) if 0 < every < 1 else int(every)
 
     def check_contract(self, models: RoleModels, batch: Bundles) -> None:
         """Before step 1: the reference is the starting policy, unless another was named."""

@@ -217,7 +217,7 @@ def cost_table(results: Mapping[str, Any]) -> Table:
             seconds(cost["wall_seconds"]),
             seconds(cost["cpu_seconds"]),
             f"{settings} × {round(search.get('runs', settings) / settings)}",
-            seconds(cost["search_cpu_seconds"]),
+            seconds(search.get("cpu_seconds")),
         ]
         found.append((cells, places(results)[name]))
     return table(head, found)
