@@ -16,8 +16,10 @@ from tastemaker.runs import plain
 from tastemaker.runs.environment import versions
 from tastemaker.studies.arms import Arm
 from tastemaker.studies.costs import arm_cost, article_table, budget_words, search_cost, start_costs
+from tastemaker.studies.courses import courses
 from tastemaker.studies.judges import RATES
 from tastemaker.studies.samples import samples
+from tastemaker.studies.stability import stability
 from tastemaker.studies.verdict import Point, choose, verdict
 
 if TYPE_CHECKING:
@@ -47,6 +49,7 @@ def collect_results(plan: Plan, results: Results) -> dict[str, Any]:
         points,
         judge["name"],
         {arm: [column(r["greedy"]) for r in reads] for arm, reads in readings.items()},
+        proxy=judge["kind"] != "gold",
     )
     arms = {
         name: arm_entry(arm, chosen[name], readings[name], said, plan, results)
@@ -64,6 +67,12 @@ def collect_results(plan: Plan, results: Results) -> dict[str, Any]:
         "frontier": frontier(plan, results, chosen),
         "verdict": said,
         "search": search,
+        "stability": stability(
+            {arm: [column(r["sampled"]) for r in reads] for arm, reads in readings.items()},
+            {arm: [column(r["sampled"], "kl") for r in reads] for arm, reads in readings.items()},
+            {name: arm["stopped"] for name, arm in arms.items()},
+        ),
+        "overoptimisation": courses(plan, results, "gold" if plan.spec is not None else "the judge"),
         "articles": article_table(plan, arms),
         "samples": samples(readings, sft),
         "settings": {
