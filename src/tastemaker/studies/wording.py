@@ -51,7 +51,9 @@ def headline(verdict: Verdict) -> str:
 def sentences(verdict: Verdict) -> list[str]:
     """What the headline rests on, what weakens it, and what would decide."""
     digits = verdict["digits"]
-    found = [pair_words(pair, verdict["judge"], digits) for pair in verdict["pairs"]]
+    found = [pair_words(pair, digits) for pair in verdict["pairs"]]
+    if found:
+        found[0] = f"By the {verdict['judge']}, each at its chosen setting, {found[0]}"
     if len(verdict["arms"]) > 2:
         found.append(apart_words(verdict["pairs"]))
     if verdict["winner"] is None and (pair := foremost(verdict)) is not None:
@@ -78,10 +80,10 @@ def few_seeds(seeds: int) -> str:
     return text + ": intervals allow for what other seeds might give and are wide."
 
 
-def pair_words(pair: Mapping[str, Any], judge: str, digits: int) -> str:
+def pair_words(pair: Mapping[str, Any], digits: int) -> str:
     """How two arms stand to each other: chosen settings, equal KL, prompt by prompt."""
     a, b, found, matched = title(pair["a"]), title(pair["b"]), pair["difference"], pair["matched_kl"]
-    text = f"By the {judge}, each at its chosen setting, {a} − {b} is {interval(found, digits)}{meaning(found)}"
+    text = f"{a} − {b} is {interval(found, digits)}{meaning(found)}"
     if matched.get("comparable"):
         text += f"; {matched_words(matched, digits)}{meaning(matched['difference'])}"
     elif "reason" in matched:
