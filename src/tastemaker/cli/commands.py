@@ -8,6 +8,7 @@ from functools import cache
 from tastemaker.cli.catalogue import declared_methods
 from tastemaker.cli.command import Command
 from tastemaker.cli.looking import EXPORT, METHODS_LIST, RUNS
+from tastemaker.cli.receipt import RECEIPT
 from tastemaker.cli.training import COMPARE, RUN, method_command
 
 
@@ -15,4 +16,4 @@ from tastemaker.cli.training import COMPARE, RUN, method_command
 def commands() -> Mapping[str, Command]:
     """Every method is a command."""
     methods = [method_command(m) for m in declared_methods().values()]
-    return {c.name: c for c in (COMPARE, *methods, RUN, RUNS, EXPORT, METHODS_LIST)}
+    return {c.name: c for c in (COMPARE, *methods, RUN, RECEIPT, RUNS, EXPORT, METHODS_LIST)}

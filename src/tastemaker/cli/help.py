@@ -18,6 +18,7 @@ from tastemaker.config.check import describe, is_switch
 
 TITLES: Mapping[str, str] = {
     "run": "What goes in and where it goes",
+    "show": "What is shown",
     "comparison": "Comparison",
     "method": "Method",
     "training": "Training",

@@ -72,6 +72,9 @@ def _show_record(folder: Path) -> None:
         *(("data", f"{d.source} ({d.rows:,} rows, {d.sha256[:8]})") for d in record.data),
         ("settings", _settings(run)),
     ]
+    receipt = run.receipt().get("summary")
+    if isinstance(receipt, str):
+        rows.append(("receipt", receipt))
     metrics = run.metrics()
     if metrics:
         rows.append(("last step", "  ".join(f"{k}={_number(v)}" for k, v in metrics[-1].items())))

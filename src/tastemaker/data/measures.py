@@ -126,15 +126,24 @@ class LengthBias:
 
     def words(self, unit: str) -> str:
         """One line for a person."""
-        if self.share is None or self.share_low is None or self.share_high is None:
+        if self.share is None:
             return f"chosen and rejected responses are equally long, in {unit}"
-        told = (
-            f"the chosen response is the longer one in {self.share:.0%} of pairs "
-            f"({self.share_low:.0%} to {self.share_high:.0%}), by {self.mean_difference:+.1f} {unit} on average"
+        return (
+            f"the chosen response is the longer one in {self.share_words('of pairs ')}, by "
+            f"{self.difference_words(f'{unit} on average ')}"
         )
+
+    def share_words(self, of: str = "") -> str:
+        """The share and its interval, e.g. "44% of pairs (42% to 47%)"."""
+        if self.share is None or self.share_low is None or self.share_high is None:
+            return "none"
+        return f"{self.share:.0%} {of}({self.share_low:.0%} to {self.share_high:.0%})"
+
+    def difference_words(self, of: str = "") -> str:
+        """The mean difference and its interval, e.g. "-44.7 characters on average (-55.7 to -33.7)"."""
         if self.difference_low is None or self.difference_high is None:
-            return told
-        return f"{told} ({self.difference_low:+.1f} to {self.difference_high:+.1f})"
+            return f"{self.mean_difference:+.1f} {of}".rstrip()
+        return f"{self.mean_difference:+.1f} {of}({self.difference_low:+.1f} to {self.difference_high:+.1f})"
 
 
 def length_bias(sizes: Sequence[tuple[int, int]], prompts: Sequence[Hashable]) -> LengthBias | None:
