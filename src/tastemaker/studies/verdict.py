@@ -75,6 +75,7 @@ def verdict(
         "judge": judge,
         "proxy": proxy,
         "digits": digits,
+        "settings": {arm: len(points[arm][0]) for arm in names},
         "pairs": pairs,
         "wins": wins,
         "against_baselines": {
@@ -112,7 +113,9 @@ def told_apart(differences: Sequence[Sequence[Tensor]], *, shared_prompts: bool 
         return abs(found.estimate) / half if half > 0 else math.inf if found.estimate else 0.0
 
     apart = [False] * len(differences)
-    order = sorted(range(len(differences)), key=lambda i: -clearness(differences[i]))
+    order = list(range(len(differences)))
+    if len(order) > 1:
+        order.sort(key=lambda i: -clearness(differences[i]))
     for rank, i in enumerate(order):
         confidence = 1 - ALPHA / (len(order) - rank)
         found = over_seeds(differences[i], shared_prompts=shared_prompts, confidence=confidence)

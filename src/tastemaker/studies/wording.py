@@ -66,11 +66,19 @@ def sentences(verdict: Verdict) -> list[str]:
         + ", ".join(f"{title(arm)} {interval(d, digits)}" for arm, d in plain.items())
         + "."
     )
+    if len(set(verdict["settings"].values())) > 1:
+        found.append(search_words(verdict["settings"]))
     if verdict["seeds"] < FEW_SEEDS:
         found.append(few_seeds(verdict["seeds"]))
     if verdict["proxy"]:
         found.append(f"The judge is a proxy ({verdict['judge']}), not the truth.")
     return found
+
+
+def search_words(settings: Mapping[str, int]) -> str:
+    """A best of many is luckier than a best of few, on the test prompts too: a run's luck is in all prompts."""
+    tried = listed([f"{title(arm)} {n}" for arm, n in settings.items()])
+    return f"The arms did not search alike (settings tried: {tried}), which favours who tried more."
 
 
 def few_seeds(seeds: int) -> str:
