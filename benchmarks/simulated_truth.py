@@ -10,6 +10,7 @@ arms.
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from pathlib import Path
 
@@ -17,9 +18,9 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from simulated_studies import Design, rate_of_winners
+from simulated_studies import Design, rate_of_winners, study
 from tastemaker.functional import Spread
-from tastemaker.studies.power import detectable, power
+from tastemaker.studies.power import detectable, power, seeds_needed
 
 SEEDS = (2, 3, 5, 8)
 FOUR = {"levels": (0.0,) * 4, "settings": (2,) * 4}
@@ -38,6 +39,22 @@ IDENTICAL = {
     "4 arms, runs 0.05 0.05 0.05 0.3": {**FOUR, "runs": (0.05, 0.05, 0.05, 0.3)},
     "4 arms, two far below": {**FOUR, "levels": (0.0, 0.0, -2.0, -2.0)},
 }
+
+
+def needed(studies: int, effect: float = 0.25, runs: float = 0.15) -> None:
+    """What undecided studies say of the seeds that it takes, against the truth."""
+    spread = Spread(seeds=2 * runs**2, prompts=0.0, within=2 * Design.answers**2)
+    truth = seeds_needed(effect, spread, Design.prompts)
+    print(f"\nSeeds needed for {effect} at runs {runs}: {truth}. Of undecided studies half said\n")
+    print("| seeds | undecided | from | to |\n|---|---|---|---|")
+    for seeds in SEEDS:
+        generator = torch.Generator().manual_seed(seeds)
+        design = Design(seeds=seeds, levels=(0.0, effect), runs=runs, settings=(1, 1))
+        found = [study(design, generator) for _ in range(studies)]
+        said = [v["pairs"][0]["power"]["seeds_needed"] or math.inf for v in found if v["winner"] is None]
+        said.sort()
+        quarter = len(said) // 4
+        print(f"| {seeds} | {len(said) / studies:.0%} | {said[quarter]:.0f} | {said[-1 - quarter]:.0f} |")
 
 
 def main() -> None:
@@ -70,6 +87,7 @@ def main() -> None:
                 f"{found[2]:.0%} |",
                 flush=True,
             )
+    needed(studies)
 
 
 if __name__ == "__main__":
