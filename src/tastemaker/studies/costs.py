@@ -65,7 +65,7 @@ def arm_cost(
 def search_cost(arm: Arm, results: Results, seeds: Sequence[int]) -> dict[str, Any]:
     """All that was run to find the arm's setting: every setting on every seed, the reward models once."""
     spent = [results[f"{arm.name}:{label}-{s}"]["costs"] for label in arm.tried for s in seeds]
-    each = [stage for stages in spent for stage in stages.values()]
+    each = [cost for stages in spent for _, cost in stages]
     if arm.needs_reward and arm.kind == "method":
         each += [results[f"reward-{s}"]["cost"] for s in seeds]
     return {

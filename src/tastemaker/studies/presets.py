@@ -129,6 +129,8 @@ def town_preset(size: str) -> Preset:
         "num_mini_batches": 2,
         "max_steps": 60,
     }
+    unbraked = {**ppo, "kl_coef": 0.0, "max_steps": 40, "response_length": spec.max_new_tokens}
+    stress = Stress(method="ppo", settings=unbraked, pairs=800, every=2)
     weights = {"quick": (0.3,), "demo": (0.1, 0.3), "full": (0.1, 0.3, 1.0)}[size]
     short = {"max_steps": 4} if size == "quick" else {}
     return Preset(
@@ -146,9 +148,7 @@ def town_preset(size: str) -> Preset:
         baseline_samples={"quick": 4, "demo": 16, "full": 64}[size],
         readings={"quick": 2, "demo": 8, "full": 15}[size],
         reading_prompts={"quick": 32, "demo": 128, "full": 256}[size],
-        stress=Stress(method="ppo", settings={**ppo, "kl_coef": 0.0, "max_steps": 40}, pairs=800, every=2)
-        if size == "full"
-        else None,
+        stress=stress if size == "full" else None,
     )
 
 

@@ -217,7 +217,7 @@ def frontier(plan: Plan, results: Results, chosen: Mapping[str, str]) -> list[di
         for label in arm.tried:
             for seed in plan.seeds:
                 reading = results[f"read-{name}:{label}-{seed}"]["sampled"]["summary"]
-                costs = results[f"{name}:{label}-{seed}"]["costs"].values()
+                costs = dict(results[f"{name}:{label}-{seed}"]["costs"]).values()
                 found.append(
                     {
                         "arm": name,

@@ -132,10 +132,10 @@ def given_run(
 
 
 def of_run(run: Run, stages: Mapping[str, Run]) -> dict[str, Any]:
-    """What a study keeps of an arm: its last run, and every stage's cost in order."""
+    """What a study keeps of an arm: its last run, and (stage, cost) in order."""
     return {
         "run": str(run.folder),
-        "costs": {name: cost_of(r) for name, r in stages.items()},
+        "costs": [[name, cost_of(r)] for name, r in stages.items()],
         "stopped": run.record.reason if run.status == "stopped" else None,
         "curve": curve(run),
     }
