@@ -99,11 +99,14 @@ def _rows(
 
 def _of_tokens(receipt: Receipt) -> Iterable[Finding]:
     spelt = ", ".join(f"{visible(text)} x{n}" for text, n in list(receipt.control_tokens.items())[:5])
-    words = {
-        "truncated_prompts": "prompt cut from the left",
+    of_responses = {
         "truncated_responses": "response cut at the limit",
         "lost_eos": "response without its end token",
         "added_eos": "end token added, since the template writes none",
+    }
+    words = {
+        "truncated_prompts": "prompt cut from the left",
+        **(of_responses if receipt.responses else {}),
         "doubled_bos": "doubled begin token, taken off",
         "doubled_eos": "doubled end token, taken off",
         "control_tokens": f"control tokens inside the text, kept as text ({spelt})"
@@ -118,30 +121,24 @@ def _of_tokens(receipt: Receipt) -> Iterable[Finding]:
 
 def _of_texts(audit: Audit) -> Iterable[Finding]:
     n = audit.usable
-    for rows, words in (
-        (audit.identical, "chosen equal to rejected"),
-        (audit.no_shared_prompt, "no shared prompt"),
-        (_merged(audit.empty), "empty response"),
-    ):
-        if not rows.count:  # where there are some, the dropped rows tell
-            yield Finding(words, 0, audit.rows)
-    spelt = ", ".join(f"{visible(text)} x{k}" for text, k in list(audit.control_texts.items())[:5])
-    yield Finding("empty prompt", audit.empty_prompts.count, n, audit.empty_prompts.named(NAMED))
-    yield Finding(
-        "response repeats the prompt", audit.repeats_prompt.count, n, audit.repeats_prompt.named(NAMED)
+    of_pairs = (
+        ("chosen equal to rejected", audit.identical.count),
+        ("no shared prompt", audit.no_shared_prompt.count),
     )
+    for words, count in of_pairs if audit.kind == "Comparison" else ():
+        if not count:  # where there are some, the dropped rows tell
+            yield Finding(words, 0, audit.rows)
+    yield Finding("empty prompt", audit.empty_prompts.count, n, audit.empty_prompts.named(NAMED))
+    if audit.kind != "Question":
+        if not audit.empty:
+            yield Finding("empty response", 0, audit.rows)
+        echo = audit.repeats_prompt
+        yield Finding("response repeats the prompt", echo.count, n, echo.named(NAMED))
     yield _linked("repeats an earlier row", audit.duplicates, n, "as")
     yield _linked("contradicts an earlier row", audit.contradictory, n, "and")
-    looks = (
-        f"looks like some model's control tokens ({spelt})"
-        if spelt
-        else "looks like some model's control tokens"
-    )
-    yield Finding(looks, audit.control.count, n, audit.control.named(NAMED))
-
-
-def _merged(sides: Mapping[str, Rows]) -> Rows:
-    return Rows(sum(rows.count for rows in sides.values()))
+    spelt = ", ".join(f"{visible(text)} x{k}" for text, k in list(audit.control_texts.items())[:5])
+    words = "looks like some model's control tokens"
+    yield Finding(f"{words} ({spelt})" if spelt else words, audit.control.count, n, audit.control.named(NAMED))
 
 
 def _linked(words: str, found: Linked, of: int, word: str) -> Finding:
@@ -178,9 +175,9 @@ def _percent(count: int, of: int) -> str:
 
 def _sizes(out: Console, unit: str, sizes: Mapping[str, Lengths]) -> None:
     table = Table(box=None, pad_edge=True, padding=(0, 1), header_style="dim")
-    table.add_column(unit)
+    table.add_column(unit, overflow="fold")
     for name in ("mean", "p50", "p95", "max"):
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", overflow="fold")
     for name, size in sizes.items():
         table.add_row(name, f"{size.mean:,.1f}", f"{size.p50:,}", f"{size.p95:,}", f"{size.max:,}")
     out.print()
@@ -191,7 +188,7 @@ def _bias(out: Console, tokens: LengthBias | None, characters: LengthBias | None
     """How much longer chosen responses are, with intervals of 95%."""
     table = Table(box=None, pad_edge=True, padding=(0, 1), header_style="dim")
     for name in ("chosen", "longer in", "by, on average", "longer, shorter, equal"):
-        table.add_column(name)
+        table.add_column(name, overflow="fold")
     for unit, bias in (("tokens", tokens), ("characters", characters)):
         if bias is not None:
             counted = f"{bias.longer:,}, {bias.shorter:,}, {bias.equal:,} of {bias.pairs:,}"

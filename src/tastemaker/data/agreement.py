@@ -130,4 +130,5 @@ def _difference(ours: list[list[int]], theirs: list[list[int]] | None, policy: A
 def _token(tokenizer: Any, ids: list[int], at: int) -> str:
     if at >= len(ids):
         return "the end"
-    return f"'{visible(str(tokenizer.convert_ids_to_tokens(ids[at])))}'"
+    text = str(tokenizer.decode([ids[at]], skip_special_tokens=False, clean_up_tokenization_spaces=False))
+    return f"'{visible(text)}' ({ids[at]})"

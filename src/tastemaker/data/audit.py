@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from tastemaker.data.convert import EMPTY, IDENTICAL
@@ -141,8 +141,7 @@ class Audit:
 def audit_texts(dataset: Dataset, held_out: Dataset | None = None) -> Audit:
     """Looks at every text of `dataset` once, and at the prompts of `held_out` where given."""
     look = _Look()
-    numbers = dataset.numbers or range(len(dataset.records))
-    for record, number in zip(dataset.records, numbers, strict=True):
+    for number, record in _numbered(dataset):
         row, prompt = _name(record, number), prompt_id(record)
         look.at_text(record, row, prompt)
         look.at_others(record, row, number, prompt)
@@ -264,8 +263,7 @@ class _Look:
 
     def leakage(self, held_out: Dataset) -> Leakage:
         prompts, whole = LinkTally(), LinkTally()
-        numbers = held_out.numbers or range(len(held_out.records))
-        for record, number in zip(held_out.records, numbers, strict=True):
+        for number, record in _numbered(held_out):
             prompt = prompt_id(record)
             known = self.prompts.get(prompt)
             if known is None:
@@ -276,6 +274,13 @@ class _Look:
             if same is not None:
                 whole.add(row, same[0])
         return Leakage(held_out.source, len(held_out.records), prompts.done(), whole.done())
+
+
+def _numbered(dataset: Dataset) -> Iterable[tuple[int, Record]]:
+    """Records with the number of their row; their place where a data set was put together by hand."""
+    if len(dataset.numbers) != len(dataset.records):
+        return enumerate(dataset.records)
+    return zip(dataset.numbers, dataset.records, strict=True)
 
 
 def _name(record: Record, number: int) -> str:

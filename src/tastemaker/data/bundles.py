@@ -20,6 +20,7 @@ from tastemaker.data.rendering import Rendered, is_conversation, render
 from tastemaker.data.sources import Dataset, read_records
 from tastemaker.data.template import ChatTemplate, require_template
 from tastemaker.data.truncation import Fitted, Limits, TruncationMode, fit
+from tastemaker.data.visible import visible
 from tastemaker.types import Bundles, Comparison, Judgement, Record, StepLabels, TastemakerError, Tree
 
 TIE = "all responses tied"
@@ -113,7 +114,8 @@ def tokenise(
     encoder = Encoder(tokenizer)
     rows = list(_rows(data.records, template, encoder, limits, tally))
     if not rows:
-        reasons = "; ".join(f"{d.count} rows: {reason}" for reason, d in tally.dropped().items())
+        dropped = list(tally.dropped().items())[:8]
+        reasons = "; ".join(f"{d.count} rows: {visible(reason)}" for reason, d in dropped)
         raise TastemakerError(
             f"{data.source}: no row is left to train on ({reasons}). Raise max_length, give another "
             "chat_template, or look at these rows."

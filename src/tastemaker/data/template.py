@@ -19,6 +19,7 @@ from typing import Any, cast
 from jinja2 import TemplateError, TemplateSyntaxError
 
 from tastemaker.data.problems import Unusable
+from tastemaker.data.visible import visible
 from tastemaker.types import Message, TastemakerError
 
 PLAIN = "plain"
@@ -219,7 +220,8 @@ def require_template(template: ChatTemplate, source: str, row: str) -> None:
     if not template:
         name = getattr(template.tokenizer, "name_or_path", "") or "this model"
         raise TastemakerError(
-            f"{source}: row {row} is a conversation, and the tokenizer of {name} has no chat template. Give "
-            "chat_template (--chat-template): a file with a Jinja template, or 'plain' to write roles as words "
+            f"{source}: row {visible(row)} is a conversation, and the tokenizer of {name} has no chat "
+            "template. Give chat_template (--chat-template): a file with a Jinja template, or 'plain' to write "
+            "roles as words "
             '("Human: ... Assistant: ..."). Or take a model that has a template.'
         )

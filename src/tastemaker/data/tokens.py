@@ -9,6 +9,7 @@ from typing import Any
 from tastemaker.data.bundles import Tokenised
 from tastemaker.data.problems import nearest, shorten
 from tastemaker.data.sources import Dataset
+from tastemaker.data.visible import visible
 from tastemaker.errors import TastemakerError
 from tastemaker.types import Comparison, Judgement, Record
 
@@ -143,7 +144,7 @@ def find_row(tokenised: Tokenised, dataset: Dataset, row: str) -> int:
         return names[row]
     for reason, rows in tokenised.receipt.dropped.items():
         if row in rows.rows:
-            raise TastemakerError(f"{dataset.source}: row {row} is not used: {reason}.")
+            raise TastemakerError(f"{dataset.source}: row {visible(row)} is not used: {visible(reason)}.")
     if row.isdecimal():
         places = [i for i, n in enumerate(dataset.numbers) if n == int(row)]
         at = {tree.row: i for i, tree in enumerate(tokenised.trees)}
