@@ -8,26 +8,20 @@ import io
 import json
 import math
 import re
-from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from rich.console import Console
 
-from tastemaker.config import CompareSettings
-from tastemaker.evaluation import mean_and_error
-from tastemaker.studies.compare import Plan, make_plan
-from tastemaker.studies.judges import RATES
+from studies.invented import HOSTILE, made
 from tastemaker.studies.report import summary_table, tables, verdict_text, write_report
-from tastemaker.studies.report.numbers import number, seconds, strict
+from tastemaker.studies.report.markdown import markdown
+from tastemaker.studies.report.numbers import count, flops, number, seconds, strict
 from tastemaker.studies.report.page import render_page
 from tastemaker.studies.report.words import headline
-from tastemaker.studies.results import collect_results
 
-HOSTILE = '<script>alert("x")</script><img src="http://evil.example/x.png" onerror=alert(1)>&amp;{{ 7*7 }}'
 VOID = {"meta", "link", "br", "hr", "img", "input", "path", "use", "col", "wbr"}
 
 
@@ -70,67 +64,6 @@ class Page(HTMLParser):
         return " ".join("".join(self.words).split()).replace("\u00a0", " ")
 
 
-def reading(level: float, kl: float, *, greedy: bool, rates: bool, prompts: int = 12) -> dict[str, Any]:
-    generator = torch.Generator().manual_seed(round(10 * kl))
-    noise = torch.rand(prompts, generator=generator, dtype=torch.float64) - 0.5
-    columns = {"score": level + noise, "length": 10 + noise, "ended": noise * 0 + 1, "entropy": noise + 1}
-    if not greedy:
-        columns |= {"kl": kl + noise, "kl_k3": (kl + noise).clamp_min(0)}
-    if rates:
-        columns |= {f"parts/{name}": (noise > 0.2 * i - 0.4).double() for i, name in enumerate(RATES)}
-    return {
-        "summary": {name: mean_and_error(values) for name, values in columns.items()},
-        "columns": {name: values.tolist() for name, values in columns.items()},
-        "prompts": [f"prompt {i} ?" for i in range(prompts)],
-        "kinds": [["fact", "style"][i % 2] if rates else "" for i in range(prompts)],
-        "texts": [f"answer {i} at {level}" for i in range(prompts)],
-    }
-
-
-def read(level: float, kl: float, *, rates: bool) -> dict[str, Any]:
-    return {
-        "tuning": reading(level, kl, greedy=False, rates=rates),
-        "sampled": reading(level, kl, greedy=False, rates=rates),
-        "greedy": reading(level + 0.3, kl, greedy=True, rates=rates),
-    }
-
-
-def cost(cpu: float) -> dict[str, float]:
-    names = ("cuda_peak_bytes", "episodes", "tokens", "steps")
-    made = {"wall_seconds": 2 * cpu, "cpu_seconds": cpu, "peak_rss_bytes": 4.1e8 + cpu, "model_copies": 2.0}
-    return made | {name: float(i) for i, name in enumerate(names)}
-
-
-def made(methods: tuple[str, ...] = ("dpo", "ppo"), *, town: bool = True, seeds: int = 2) -> dict[str, Any]:
-    """Results of a plan with invented readings; DPO far ahead of PPO."""
-    plan = make_plan(CompareSettings(methods=methods, seeds=seeds, out="somewhere"))
-    if not town:
-        own = replace(plan.settings, model=HOSTILE, data=HOSTILE + ".jsonl")
-        plan = Plan(own, plan.preset, None, (), plan.tried)
-    done: dict[str, Any] = {}
-    for seed in plan.seeds:
-        held_out = {"accuracy": 0.71, "low": 0.66, "high": 0.76, "pairs": 500.0}
-        done[f"reward-{seed}"] = {"cost": cost(7), "held_out": held_out}
-        if not town:
-            done[f"judge-{seed}"] = {"cost": cost(7), "held_out": {**held_out, "accuracy": 0.64}}
-        done[f"start-{seed}"] = {"stages": {"base": cost(20), "sft": cost(4)}}
-        done[f"read-sft-{seed}"] = read(0.01 * seed, 0.0, rates=town)
-        done[f"baselines-{seed}"] = {
-            "best_of_n": [{"n": 2**i, "kl": 0.3 * i, "score": 0.4 * i, "se": 0.02} for i in range(4)],
-            "tilted": [{"beta": 2.0, "kl": 0.2, "score": 0.9, "se": 0.03}],
-        }
-        for place, (arm, labels) in enumerate(plan.tried.items()):
-            for i, label in enumerate(labels):
-                level, name = 3.0 - 1.5 * place + 0.1 * i + 0.01 * seed, f"{arm}:{label}-{seed}"
-                curve = [
-                    {"step": float(s), "rewards/margins": 0.1 * s, "objective/kl": 0.2 * s} for s in range(9)
-                ]
-                done[name] = {"run": f"somewhere/{name}/run", "cost": cost(31 + place), "stopped": None}
-                done[name]["curve"] = curve
-                done[f"read-{name}"] = read(level, 1.0 + i + 0.3 * place, rates=town)
-    return collect_results(plan, done)
-
-
 @pytest.fixture(scope="module")
 def results() -> dict[str, Any]:
     return made()
@@ -159,9 +92,12 @@ def test_every_file_is_there(folder: Path) -> None:
 
 def test_page_holds_every_number_of_the_table(results: dict[str, Any], folder: Path) -> None:
     page = Page((folder / "report.html").read_text("utf-8"))
+    width = 1 + sum(column not in tables.COSTS for column in tables.columns(results))
     for row in tables.filled(results):
         at = page.cells.index(row[0])
-        assert page.cells[at : at + len(row)] == row
+        assert page.cells[at : at + width] == row[:width]
+    for row in tables.rows(results):
+        assert row.arm is None or set(row.cells.values()) <= set(page.cells)
     score = results["arms"]["dpo"]["sampled"]["score"]["mean"]
     assert any(cell.startswith(f"{score:.2f} ± ") for cell in page.cells)
     assert results["settings"]["versions"]["torch"] in page.text
@@ -217,7 +153,7 @@ def test_json_csv_and_markdown_agree(results: dict[str, Any], folder: Path) -> N
         for line in (folder / "results.md").read_text("utf-8").splitlines()
         if line.startswith("|")
     ]
-    assert table[2:] == tables.filled(kept)
+    assert table[2 : 2 + len(tables.filled(kept))] == tables.filled(kept)
 
 
 def test_terminal_shows_the_same_table(results: dict[str, Any]) -> None:
@@ -243,7 +179,7 @@ def test_hostile_text_stays_text() -> None:
     assert not [tag for tag, _ in page.tags if tag == "img"]
     assert all(not name.startswith("on") for _, attributes in page.tags for name in attributes)
     assert HOSTILE in page.text
-    assert "<script" not in tables.markdown(strict(results))
+    assert "<script" not in markdown(strict(results))
 
 
 def test_hostile_text_stays_text_in_figures(tmp_path: Path) -> None:
@@ -269,7 +205,7 @@ def test_what_is_not_known_is_null_and_a_dash(results: dict[str, Any]) -> None:
     page = page_of(broken)
     assert "nan" not in page.text.lower().replace("finance", "")
     assert "+1.00 [–, –]" in page.text
-    assert "best of" not in tables.markdown(clean)
+    assert "best of" not in markdown(clean)
     assert ",,," in tables.frontier_csv(clean) or ",," in tables.frontier_csv(clean)
 
 
@@ -315,3 +251,28 @@ def test_numbers(value: float | None, text: str) -> None:
 @pytest.mark.parametrize("value,text", [(42, "42 s"), (200, "3 min 20 s"), (7500, "2 h 5 min"), (None, "–")])
 def test_durations(value: float | None, text: str) -> None:
     assert seconds(value) == text
+
+
+@pytest.mark.parametrize(
+    "value,text",
+    [
+        *(
+            (0, "0"),
+            (1.0, "1"),
+            (999.6, "1.00 k"),
+            (3.9139e10, "39.1 G"),
+            (9.995e11, "1.00 T"),
+            (1.2e12, "1.20 T"),
+        ),
+        *((123456789, "123 M"), (2.5e27, "2\u202f500 Y"), (None, "–"), (math.nan, "–")),
+    ],
+)
+def test_operations(value: float | None, text: str) -> None:
+    assert flops(value) == text
+
+
+@pytest.mark.parametrize(
+    "value,text", [(0, "0"), (99999, "99\u202f999"), (100_000, "100 k"), (2_700_000, "2.70 M")]
+)
+def test_counts(value: float, text: str) -> None:
+    assert count(value) == text

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from tastemaker.runs.files import write_atomic
+from tastemaker.studies.report.markdown import markdown
 from tastemaker.studies.report.numbers import strict
 from tastemaker.studies.report.page import render_page
-from tastemaker.studies.report.tables import frontier_csv, markdown, summary_table
+from tastemaker.studies.report.tables import frontier_csv, summary_table
 from tastemaker.studies.report.words import verdict_text
 
 __all__ = ["summary_table", "verdict_text", "write_report"]

@@ -1,22 +1,14 @@
-"""Pictures of a comparison: the frontier, the differences with their intervals, the training curves.
-
-Each is drawn by matplotlib in two widths, for a screen and for a phone, because a picture that is merely
-shrunk cannot be read. Sizes are in CSS pixels (72 to the inch).
-"""
+"""All pictures of a comparison, in the order of the page."""
 
 from __future__ import annotations
 
-import io
-from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import matplotlib as mpl
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-
+from tastemaker.studies.report.bars import bars_words, draw_bars, shown_stages
+from tastemaker.studies.report.courses import Course, course_height, course_words, courses, draw_course
 from tastemaker.studies.report.curves import Panel, panels
+from tastemaker.studies.report.drawing import HALF, Picture, drawn, picture, style
 from tastemaker.studies.report.frontier import draw_frontier, frontier_words
 from tastemaker.studies.report.numbers import finite, interval, score_digits, title
 from tastemaker.studies.report.svg import LIGHT, for_file, inline
@@ -24,24 +16,9 @@ from tastemaker.studies.report.words import BASELINES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
-WIDE, NARROW = 1060, 350
-PANEL = (220, 135)
-Draw = Callable[["Axes", bool], None]
-"""Draws into the axes; the flag says whether there is little room."""
-
-
-@dataclass(frozen=True)
-class Picture:
-    """One figure. `svg` and `png` stand alone; `inline` and `narrow` are for inside the page."""
-
-    name: str
-    title: str
-    svg: str
-    png: bytes
-    inline: str
-    narrow: str = ""
-    group: str = ""
+PANEL = (190, 120)
 
 
 def draw_figures(results: Mapping[str, Any]) -> list[Picture]:
@@ -51,80 +28,40 @@ def draw_figures(results: Mapping[str, Any]) -> list[Picture]:
         if any(finite(p["kl"]) and finite(p["score"]) for p in results["frontier"]):
             words = frontier_words(results)
 
-            def draw(axes: Axes, narrow: bool) -> None:
-                draw_frontier(axes, results, narrow=narrow)
+            def frontier(figure: Figure, narrow: bool) -> None:
+                draw_frontier(figure.add_subplot(), results, narrow=narrow)
 
-            found.append(picture("frontier", "Score against KL", words, draw, height=500, narrow=380))
+            found.append(picture("frontier", "Score against KL", words, frontier, height=500, narrow=380))
         lines = differences(results)
         if lines:
             words = "Differences with 95% intervals. " + "; ".join(f"{n}: {t}" for n, t, _ in lines)
-            height = 46 * len(lines) + 50
+            height, tall = 32 * len(lines) + 50, 46 * len(lines) + 50
 
-            def forest(axes: Axes, narrow: bool) -> None:
-                draw_differences(axes, lines)
+            def forest(figure: Figure, narrow: bool) -> None:
+                draw_differences(figure.add_subplot(), lines, narrow=narrow)
 
-            found.append(picture("differences", "Differences", words, forest, height=height, narrow=height))
+            found.append(picture("differences", "Differences", words, forest, height=height, narrow=tall))
+        stages = shown_stages(results)
+        if stages:
+
+            def spent(figure: Figure, narrow: bool) -> None:
+                draw_bars(figure.add_subplot(), stages, narrow=narrow)
+
+            words, height = bars_words(stages), 34 * len(stages) + 60
+            found.append(picture("flops", "FLOPs by stage", words, spent, height=height, narrow=height + 40))
+        found += [course_picture(course) for course in courses(results)]
         found += [curve_picture(panel) for panel in panels(results)]
     return found
 
 
-@contextmanager
-def style() -> Generator[None]:
-    """Matplotlib's settings for the time of drawing; nothing is left changed."""
-    ours: dict[Any, Any] = {
-        "svg.fonttype": "none",
-        "svg.hashsalt": "tastemaker",
-        "font.family": ["DejaVu Sans"],
-        "font.size": 12,
-        "text.color": LIGHT["ink"],
-        "text.parse_math": False,
-        "axes.edgecolor": LIGHT["rule"],
-        "axes.facecolor": LIGHT["paper"],
-        "axes.labelcolor": LIGHT["muted"],
-        "axes.linewidth": 1.0,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.grid": True,
-        "axes.axisbelow": True,
-        "axes.formatter.useoffset": False,
-        "grid.color": LIGHT["rule"],
-        "grid.linewidth": 0.6,
-        "xtick.color": LIGHT["muted"],
-        "ytick.color": LIGHT["muted"],
-        "xtick.major.size": 0,
-        "ytick.major.size": 0,
-        "figure.facecolor": LIGHT["paper"],
-        "savefig.facecolor": LIGHT["paper"],
-    }
-    with mpl.rc_context(ours):
-        yield
+def course_picture(course: Course) -> Picture:
+    """One arm's reward model and judge against KL."""
 
+    def draw(figure: Figure, narrow: bool) -> None:
+        draw_course(figure, course, narrow=narrow)
 
-def picture(name: str, heading: str, words: str, draw: Draw, *, height: int, narrow: int) -> Picture:
-    """Draws wide and narrow."""
-    wide_svg, png = drawn(draw, WIDE, height, narrow=False)
-    narrow_svg, _ = drawn(draw, NARROW, narrow, narrow=True, png=False)
-    return Picture(
-        name,
-        heading,
-        for_file(wide_svg),
-        png,
-        inline(wide_svg, name, words),
-        inline(narrow_svg, f"{name}-narrow", words),
-    )
-
-
-def drawn(draw: Draw, width: int, height: int, *, narrow: bool, png: bool = True) -> tuple[str, bytes]:
-    """SVG text and PNG bytes of one figure."""
-    figure = Figure(figsize=(width / 72, height / 72), dpi=72, layout="constrained")
-    FigureCanvasAgg(figure)
-    draw(figure.add_subplot(), narrow)
-    text, pixels = io.StringIO(), io.BytesIO()
-    nothing = {"Date": None, "Creator": None, "Format": None, "Type": None}
-    figure.savefig(text, format="svg", metadata=nothing)
-    if png:
-        figure.savefig(pixels, format="png", dpi=144, metadata={"Software": None})
-    return text.getvalue(), pixels.getvalue()
+    high = course_height(course)
+    return picture(course.name, course.title, course_words(course), draw, height=high, narrow=high, width=HALF)
 
 
 def differences(results: Mapping[str, Any]) -> list[tuple[str, str, Mapping[str, float]]]:
@@ -143,9 +80,14 @@ def differences(results: Mapping[str, Any]) -> list[tuple[str, str, Mapping[str,
     return [(name, interval(d, digits), d) for name, d in found if finite(d.get("mean"))]
 
 
-def draw_differences(axes: Axes, lines: Sequence[tuple[str, str, Mapping[str, float]]]) -> None:
-    """One interval a line, its name above it on the left and its numbers on the right."""
+def draw_differences(
+    axes: Axes, lines: Sequence[tuple[str, str, Mapping[str, float]]], *, narrow: bool
+) -> None:
+    """One interval a line, its name on the left and its numbers on the right; above it where room is scarce."""
     axes.axvline(0, color=LIGHT["muted"], linewidth=1.2, zorder=1)
+    across = axes.get_yaxis_transform()
+    behind = {"facecolor": LIGHT["paper"], "edgecolor": "none", "pad": 1.5}
+    left, right, rise = (0, 1, 0.42) if narrow else (-0.015, 1.015, 0.0)
     for i, (name, text, found) in enumerate(lines):
         low, high = found.get("low"), found.get("high")
         y = -float(i)
@@ -154,21 +96,11 @@ def draw_differences(axes: Axes, lines: Sequence[tuple[str, str, Mapping[str, fl
         if finite(low) and finite(high):
             axes.plot([low, high], [y, y], color=color, linewidth=2.4, solid_capstyle="butt")
         axes.plot([found["mean"]], [y], "o", color=color, markersize=7)
-        across = axes.get_yaxis_transform()
-        behind = {"facecolor": LIGHT["paper"], "edgecolor": "none", "pad": 1.5}
-        axes.text(0, y + 0.42, name, transform=across, va="center", fontsize=12, bbox=behind)
-        axes.text(
-            1,
-            y + 0.42,
-            text,
-            transform=across,
-            ha="right",
-            va="center",
-            fontsize=11,
-            color=LIGHT["muted"],
-            bbox=behind,
-        )
-    axes.set_ylim(-len(lines) + 0.55, 0.8)
+        above: dict[str, Any] = {"transform": across, "va": "center", "bbox": behind}
+        sides = ("left", "right") if narrow else ("right", "left")
+        axes.text(left, y + rise, name, ha=sides[0], fontsize=12, **above)
+        axes.text(right, y + rise, text, ha=sides[1], fontsize=11, color=LIGHT["muted"], **above)
+    axes.set_ylim(-len(lines) + (0.55 if narrow else 0.4), 0.8 if narrow else 0.6)
     axes.yaxis.set_visible(False)
     axes.spines["left"].set_visible(False)
     axes.margins(x=0.06)
@@ -178,12 +110,13 @@ def curve_picture(panel: Panel) -> Picture:
     """A small training curve: every seed pale, its running mean strong."""
     color = LIGHT[f"arm{panel.place % 6}"]
 
-    def draw(axes: Axes, narrow: bool) -> None:
+    def draw(figure: Figure, narrow: bool) -> None:
+        axes = figure.add_subplot()
         for steps, values, smooth in panel.lines:
             axes.plot(steps, values, color=color, linewidth=0.8, alpha=0.35)
             axes.plot(steps, smooth, color=color, linewidth=1.8)
         axes.locator_params(axis="both", nbins=4)
-        axes.tick_params(labelsize=11.5)
+        axes.tick_params(labelsize=11)
         axes.margins(x=0.01)
 
     svg, png = drawn(draw, *PANEL, narrow=True)

@@ -54,9 +54,11 @@ def with_half(value: Any, spread: Any, digits: int = 2) -> str:
 
 
 def seconds(value: Any) -> str:
-    """A duration: 42 s, 3 min 20 s, 2 h 5 min."""
+    """A duration: 0.4 s, 42 s, 3 min 20 s, 2 h 5 min."""
     if not finite(value):
         return ABSENT
+    if 0 < value < 9.95:
+        return f"{value:.1f} s"
     if value < 120:
         return f"{value:.0f} s"
     minutes = round(value / 60, 1)
@@ -72,6 +74,34 @@ def megabytes(value: Any) -> str:
     if not finite(value):
         return ABSENT
     return f"{value / 1e9:.1f} GB" if value >= 10e9 else f"{number(value / 1e6, 0)} MB"
+
+
+def flops(value: Any) -> str:
+    """A count of operations with the prefixes of the SI: 39 G, 1.2 T; three figures."""
+    return prefixed(value, ("", "k", "M", "G", "T", "P", "E", "Z", "Y"))
+
+
+def count(value: Any) -> str:
+    """Tokens, steps: whole up to a hundred thousand, then 1.25 M."""
+    return (
+        number(value, 0)
+        if finite(value) and abs(value) < 1e5
+        else prefixed(value, ("", "k", "M", "G", "T", "P"))
+    )
+
+
+def prefixed(value: Any, prefixes: Sequence[str]) -> str:
+    """Three figures and a prefix."""
+    if not finite(value):
+        return ABSENT
+    if value == 0:
+        return "0"
+    step = min(len(prefixes) - 1, max(0, math.floor(math.log10(abs(value)) / 3)))
+    scaled = value / 1000**step
+    if abs(scaled) >= 999.5 and step + 1 < len(prefixes):
+        step, scaled = step + 1, scaled / 1000
+    digits = 0 if step == 0 or abs(scaled) >= 99.95 else 1 if abs(scaled) >= 9.995 else 2
+    return f"{number(scaled, digits)} {prefixes[step]}".rstrip()
 
 
 def score_digits(results: Mapping[str, Any]) -> int:

@@ -1,10 +1,13 @@
-"""The main table: one row per policy, the same cells on the page, in Markdown and in the terminal."""
+"""The main table: one row per policy, the same cells on the page, in Markdown and in the terminal.
+
+And the frontier as CSV.
+"""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +15,7 @@ from tastemaker.studies.report.numbers import (
     ABSENT,
     arm_title,
     entry,
+    flops,
     half,
     interval,
     largest_best_of_n,
@@ -23,14 +27,22 @@ from tastemaker.studies.report.numbers import (
     seconds,
     with_half,
 )
-from tastemaker.studies.report.words import verdict_text
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-FRONTIER = ("arm", "label", "seed", "chosen", "kl", "kl_se", "score", "score_se", "length")
+FRONTIER = (
+    *("arm", "label", "seed", "chosen"),
+    *("kl", "kl_se", "score", "score_se", "proxy", "proxy_se"),
+    *("length", "ended", "entropy", "repetition", "diversity", "flops", "cpu_seconds"),
+)
+"""Columns of results.csv."""
 RATES: Mapping[str, str] = {"harm": "harm", "over_refusal": "over-refusal", "sycophancy": "sycophancy"}
 """Behaviours in the main table, where the world has them."""
+
+
+COSTS = ("phases", "model copies", "peak memory", "CPU time", "FLOPs")
+"""Of the main table; the page has them in a table of their own."""
 
 
 @dataclass(frozen=True)
@@ -56,10 +68,7 @@ def columns(results: Mapping[str, Any]) -> list[str]:
         "KL, nats",
         "length, tokens",
         *rates,
-        "phases",
-        "model copies",
-        "peak memory",
-        "CPU time",
+        *COSTS,
     ]
 
 
@@ -116,6 +125,7 @@ def arm_cells(results: Mapping[str, Any], arm: Mapping[str, Any]) -> dict[str, s
         "model copies": number(cost["model_copies"], 0),
         "peak memory": megabytes(cost["peak_rss_bytes"]),
         "CPU time": seconds(cost["cpu_seconds"]),
+        "FLOPs": flops(cost.get("flops")),
     }
 
 
@@ -139,33 +149,6 @@ def summary_table(results: Mapping[str, Any]) -> Table:
     for i, head in enumerate(columns(results), start=1):
         table.add_row(Text(head), *(Text(policy[i]) for policy in policies))
     return table
-
-
-def markdown(results: Mapping[str, Any]) -> str:
-    """The verdict and the main table."""
-    heads = ["policy", *columns(results)]
-    lines = [
-        f"**{escaped(verdict_text(results))}**",
-        "",
-        table_line(heads),
-        table_line(["---", *("---:" for _ in heads[1:])]),
-        *(table_line(cells) for cells in filled(results)),
-        "",
-        escaped(f"Judge: {results['judge']['name']}. {results['judge']['note']}"),
-        "± is 1.96 standard errors over prompts; brackets are 95% intervals over seeds and prompts, paired.",
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def table_line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(escaped(cell) for cell in cells) + " |"
-
-
-def escaped(text: str) -> str:
-    """Text that stays text in Markdown, also between a table's bars."""
-    for mark, instead in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("|", "\\|"), ("\n", " ")):
-        text = text.replace(mark, instead)
-    return text
 
 
 def frontier_csv(results: Mapping[str, Any]) -> str:
