@@ -90,7 +90,7 @@ def test_rising_together_or_turning_within_noise_does_not_ring():
     assert not together["alarm"]
     assert not together["peak"]["passed"]
     assert together["behaviours"] == [], "longer answers that the judge likes are nobody's exploit"
-    assert "no sign of over-optimisation up to 8.4 nats" in together["text"]
+    assert "no sign of over-optimisation up to 9.0 nats" in together["text"]
     plateau = [0.0, 0.6, 1.0, *[1.1] * 9, 1.08, 1.06, 1.05, 1.04]
     assert not read_curve(curve(plateau, noise=1.0))["alarm"]
     certain = read_curve(curve(plateau, se=1e-4))

@@ -13,7 +13,7 @@ from itertools import pairwise
 from statistics import median
 from typing import Any
 
-Points = Sequence[Mapping[str, float]]
+Points = Sequence[Mapping[str, Any]]
 
 NOISE = 3.0
 """Standard errors of the curve's own noise that a movement must exceed."""

@@ -16,7 +16,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 
@@ -24,7 +24,7 @@ from tastemaker.functional import GaoFit, fit_gao
 from tastemaker.functional.overoptimisation import Form
 from tastemaker.studies.behaviour import movement_words, movements
 
-Points = Sequence[Mapping[str, float]]
+Points = Sequence[Mapping[str, Any]]
 
 ERROR_RATE = 0.005
 """Chance at which the judge may be said to fall where it does not, over all windows that could be its peak."""
@@ -43,20 +43,21 @@ class Window:
     points: Points
 
     @property
+    def best(self) -> Mapping[str, Any]:
+        """Its highest reading by the judge, which says where on the curve it lies."""
+        return max(self.points, key=lambda p: p["score"])
+
+    @property
     def step(self) -> int:
-        """Of its middle reading."""
-        return int(self.points[len(self.points) // 2]["step"])
+        return int(self.best["step"])
 
     def mean(self, name: str) -> tuple[float, float]:
-        """Inverse-variance mean and its error; the plain mean with error 0 where errors are missing or 0."""
-        known = [(p[name], p.get(f"{name}_se", math.nan)) for p in self.points if finite(p.get(name))]
+        """Mean over its readings and the error of that mean; the error is NaN where one is not known."""
+        known = [(p[name], p.get(f"{name}_se")) for p in self.points if finite(p.get(name))]
         if not known:
             return math.nan, math.nan
-        if all(finite(e) and e > 0 for _, e in known):
-            weights = [e**-2 for _, e in known]
-            total = sum(weights)
-            return sum(w * v for w, (v, _) in zip(weights, known, strict=True)) / total, total**-0.5
-        return sum(v for v, _ in known) / len(known), 0.0
+        errors = [e if finite(e) else math.nan for _, e in known]
+        return sum(v for v, _ in known) / len(known), math.hypot(*errors) / len(known)
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,8 @@ class Difference:
 
     @property
     def z(self) -> float:
-        if not finite(self.change) or self.change == 0:
+        """0 where the error is not known: then nothing is certain."""
+        if not finite(self.change) or not finite(self.error) or self.change == 0:
             return 0.0
         return self.change / self.error if self.error > 0 else math.copysign(math.inf, self.change)
 
@@ -84,7 +86,8 @@ def difference(name: str, before: Window, after: Window) -> Difference:
     return Difference(a, b, math.hypot(a_error, b_error))
 
 
-def finite(value: object) -> bool:
+def finite(value: object) -> TypeGuard[float]:
+    """A number that can be reckoned with; metrics and readings have None or NaN where there is none."""
     return isinstance(value, int | float) and math.isfinite(value)
 
 
@@ -211,7 +214,7 @@ def peak_of(points: Points, peak: Window, fit: Mapping[str, Any] | None) -> dict
         },
         "smoothed": {
             "step": peak.step,
-            "kl": plain(peak.mean("kl")[0]),
+            "kl": float(peak.best["kl"]),
             "score": plain(mean),
             "se": plain(error),
             "window": len(peak.points),
@@ -234,26 +237,35 @@ def plain_all(changes: Mapping[str, Difference]) -> dict[str, dict[str, float | 
 def spoken(result: Mapping[str, Any], peak: Window, end: Window, judge: str, proxy: str) -> str:
     """The reading of one curve in a sentence or three."""
     since_start, since_peak = result["change"]["start"], result["change"]["peak"]
-    reached = f"{end.mean('kl')[0]:.1f} nats"
+    reached = f"{end.points[-1]['kl']:.1f} nats"
     if not result["alarm"]:
         if result["peak"]["passed"]:
-            score = since_peak["score"]
-            return (
-                f"{judge} fell from {score['before']:+.2f} at step {peak.step} to {score['after']:+.2f} at "
-                f"{reached}, and {proxy} did not rise with it: the policy got worse by both"
-                + moved_words(result["behaviours"])
-            )
+            return fallen_words(since_peak, peak, reached, judge, proxy) + moved_words(result["behaviours"])
         return f"no sign of over-optimisation up to {reached}: {judge} did not fall clearly"
     score = since_start["score"] if result["since"] == "start" else since_peak["score"]
     proxies = since_start["proxy"] if result["since"] == "start" else since_peak["proxy"]
     where = "the start" if result["since"] == "start" or peak.step == 0 else f"step {peak.step}"
-    at = peak.mean("kl")[0]
-    place = "" if where == "the start" else f" ({at:.1f} nats)"
+    place = "" if where == "the start" else f" ({peak.best['kl']:.1f} nats)"
     return (
         f"over-optimised: since {where}{place} {proxy} rose from {proxies['before']:+.2f} to "
         f"{proxies['after']:+.2f} while {judge} fell from {score['before']:+.2f} to {score['after']:+.2f} "
         f"(at {reached})" + moved_words(result["behaviours"])
     )
+
+
+def fallen_words(
+    since: Mapping[str, Mapping[str, float | None]], peak: Window, reached: str, judge: str, proxy: str
+) -> str:
+    """A judge that fell without the proxy rising."""
+    score, other = since["score"], since["proxy"]
+    where = "the start" if peak.step == 0 else f"step {peak.step}"
+    text = f"{judge} fell from {score['before']:+.2f} at {where} to {score['after']:+.2f} at {reached}"
+    before, after, error = other["before"], other["after"], other["error"]
+    if before is None or after is None or error is None:
+        return text
+    if Difference(before, after, error).z < -RISING:
+        return f"{text}, and {proxy} from {before:+.2f} to {after:+.2f}: the policy got worse by both"
+    return f"{text}, while {proxy} stayed where it was ({before:+.2f} to {after:+.2f})"
 
 
 def moved_words(behaviours: Sequence[Mapping[str, Any]]) -> str:
