@@ -65,9 +65,6 @@ def verdict_parts(results: Mapping[str, Any]) -> dict[str, Any]:
         "tilted": bool(results["baselines"].get("tilted")),
         "baseline_prompts": results["settings"]["preset"]["baseline_prompts"],
         "main": main_grid(results),
-        "matched": [
-            p["matched_kl"]["text"] for p in results["verdict"]["pairs"] if p["matched_kl"].get("text")
-        ],
         "powers": [unbroken(p) for p in quality.powers(results)],
         "wins": quality.wins(results),
         "wins_grid": quality.wins_grid(results),
