@@ -326,7 +326,7 @@ def test_ids_stand_behind_their_tokens_and_lines_break_where_the_text_does():
     shown = Example("r", (Piece("one\n\n", (5,)), Piece("é", (6, 7))), (Response("x", pieces(1), False),))
     text = render(shown, ids=True)
     assert "one⏎⏎[5]\n" in text and "é[6 7]" in text
-    assert "x: 1 tokens, 0 trained, does NOT end" in text and "not trained" in text
+    assert "x: 1 token, 0 trained, does NOT end" in text and "not trained" in text
 
 
 def test_groups_change_where_training_does():

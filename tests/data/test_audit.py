@@ -142,7 +142,7 @@ def test_the_opposite_of_an_earlier_row() -> None:
     ]
     audit = found(rows)
     assert audit.contradictory.rows == (("1", "0"), ("4", "1"))
-    assert audit.duplicates.rows == (("4", "0"),)
+    assert audit.duplicates.rows == (("4", "0"),) and audit.labels == {"ordered": 5, "tied": 1}
 
 
 def test_rankings_contradict_by_their_pairs() -> None:
@@ -166,17 +166,20 @@ def test_annotators_may_agree_but_not_disagree() -> None:
 
 
 def test_other_kinds_repeat_and_contradict() -> None:
-    judged = [Judgement(prompt="p", response="a", desirable=d, row=str(i)) for i, d in enumerate((1, 1, 0))]
-    audit = found(judged)
+    good = enumerate((True, True, False))
+    audit = found([Judgement(prompt="p", response="a", desirable=d, row=str(i)) for i, d in good])
+    assert audit.labels == {"desirable": 2, "undesirable": 1} and set(audit.lengths) >= set(audit.labels)
     assert audit.duplicates.rows == (("1", "0"),) and audit.contradictory.rows == (("2", "0"),)
     asked = [Question(prompt="p", answer=a, row=str(i)) for i, a in enumerate(("4", "4", "5", None))]
     audit = found(asked)
+    assert audit.labels == {"with an answer": 3, "without an answer": 1}
     assert audit.duplicates.rows == (("1", "0"),) and audit.contradictory.rows == (("2", "0"),)
     steps = [
         StepLabels(prompt="p", steps=("a", "b"), labels=labels, row=str(i))
         for i, labels in enumerate(((True, True), (True, True), (True, False)))
     ]
     audit = found(steps)
+    assert audit.labels == {"right steps": 5, "wrong steps": 1}
     assert audit.duplicates.rows == (("1", "0"),) and audit.contradictory.rows == (("2", "0"),)
     shown = [Demonstration(prompt="", response=t, row=str(i)) for i, t in enumerate(("x", "y", "x"))]
     audit = found(shown)

@@ -207,6 +207,8 @@ def _facts(out: Console, lines: Iterable[tuple[str, str | Text]]) -> None:
 
 
 def _trained(receipt: Receipt) -> str:
+    if not receipt.responses:
+        return "none of these: prompts alone, whose responses are generated"
     return (
         f"{receipt.trained_tokens:,} of {receipt.all_tokens:,} tokens "
         f"({_percent(receipt.trained_tokens, receipt.all_tokens)}); responses hold {receipt.response_tokens:,}"
@@ -214,7 +216,8 @@ def _trained(receipt: Receipt) -> str:
 
 
 def _prompts(audit: Audit) -> str:
-    return f"{audit.prompts:,} different; {audit.several_turns:,} with several user turns"
+    labels = "".join(f"; {count:,} {label}" for label, count in audit.labels.items())
+    return f"{audit.prompts:,} different; {audit.several_turns:,} with several user turns{labels}"
 
 
 def _template(receipt: Receipt) -> str:
@@ -278,7 +281,7 @@ def show_example(out: Console, shown: Example, *, ids: bool, whole: bool) -> Non
     )
     _part(
         out,
-        f"prompt: {sum(len(p.ids) for p in shown.prompt):,} tokens",
+        f"prompt: {_tokens(sum(len(p.ids) for p in shown.prompt))}",
         shown.prompt,
         marks,
         ids,
@@ -286,8 +289,12 @@ def show_example(out: Console, shown: Example, *, ids: bool, whole: bool) -> Non
     )
     for response in shown.responses:
         end = "ends with its end token" if response.ended else "does NOT end: cut, or no end token"
-        title = f"{response.label}: {response.size:,} tokens, {response.trained:,} trained, {end}"
+        title = f"{response.label}: {_tokens(response.size)}, {response.trained:,} trained, {end}"
         _part(out, title, response.pieces, marks, ids, _most(whole, RESPONSE_SHOWN), in_prompt=False)
+
+
+def _tokens(count: int) -> str:
+    return f"{count:,} token{'s' * (count != 1)}"
 
 
 def _most(whole: bool, most: tuple[int, int]) -> tuple[int, int] | None:

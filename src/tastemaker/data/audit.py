@@ -88,6 +88,10 @@ class Audit:
     no_shared_prompt: Rows
     """Rows without a prompt column whose sides do not begin with the same prompt."""
     empty_prompts: Rows
+    labels: Mapping[str, int]
+    """Records by what they say: ordered and tied comparisons, desirable and undesirable responses, right and
+    wrong steps, questions with and without an answer.
+    """
     prompts: int
     """Different prompts, white space aside."""
     several_turns: int
@@ -172,6 +176,7 @@ def audit_texts(dataset: Dataset, held_out: Dataset | None = None) -> Audit:
         identical=left_out.get(IDENTICAL, Rows()),
         no_shared_prompt=left_out.get(NO_SHARED_PROMPT, Rows()),
         empty_prompts=look.empty_prompts.done(),
+        labels=dict(look.labels),
         prompts=len(look.prompts),
         several_turns=look.several_turns,
         repeats_prompt=look.repeats_prompt.done(),
@@ -192,6 +197,7 @@ class _Look:
     """What one pass over the records collects."""
 
     def __init__(self) -> None:
+        self.labels: Counter[str] = Counter()
         self.empty: dict[str, RowTally] = {}
         self.empty_prompts = RowTally()
         self.several_turns = 0
@@ -219,7 +225,8 @@ class _Look:
             self.sizes.setdefault("chosen", []).extend(sizes[i] for i, _ in ordered)
             self.sizes.setdefault("rejected", []).extend(sizes[j] for _, j in ordered)
         elif sizes:
-            self.sizes.setdefault("response", []).extend(sizes)
+            side = next(iter(_labels(record))) if isinstance(record, Judgement) else "response"
+            self.sizes.setdefault(side, []).extend(sizes)
         asking = turns(record.prompt, "user")
         self.several_turns += sum(m.role == "user" for m in asking) > 1
         if not any(m.content.strip() for m in asking):
@@ -248,6 +255,7 @@ class _Look:
 
     def at_others(self, record: Record, row: str, number: int, prompt: bytes) -> None:
         """One record beside those before it. Records of one row (annotators) repeat nothing by agreeing."""
+        self.labels.update(_labels(record))
         self.prompts.setdefault(prompt, row)
         claims, whole = _claims(record, prompt)
         earlier = self.said.setdefault(whole, (row, number))
@@ -274,6 +282,18 @@ class _Look:
             if same is not None:
                 whole.add(row, same[0])
         return Leakage(held_out.source, len(held_out.records), prompts.done(), whole.done())
+
+
+def _labels(record: Record) -> dict[str, int]:
+    if isinstance(record, Comparison):
+        return {"ordered" if len(set(record.ranking)) > 1 else "tied": 1}
+    if isinstance(record, Judgement):
+        return {"desirable" if record.desirable else "undesirable": 1}
+    if isinstance(record, StepLabels):
+        return {"right steps": sum(record.labels), "wrong steps": len(record.labels) - sum(record.labels)}
+    if isinstance(record, Question):
+        return {"without an answer" if record.answer is None else "with an answer": 1}
+    return {}
 
 
 def _numbered(dataset: Dataset) -> Iterable[tuple[int, Record]]:
