@@ -35,6 +35,9 @@ RISING = 2.33
 WORTH = 0.1
 """A fall counts if it loses this share of what had been gained: with many prompts any wiggle is certain."""
 
+SPOKEN = 5
+"""Behaviours named in a sentence; all of them stand in the data."""
+
 
 @dataclass(frozen=True)
 class Window:
@@ -269,10 +272,10 @@ def fallen_words(
 
 
 def moved_words(behaviours: Sequence[Mapping[str, Any]]) -> str:
-    """What moved, at most four of them."""
+    """What moved, at most so many as a sentence holds."""
     if not behaviours:
         return "; no behaviour that is watched moved clearly with it"
-    return "; " + ", ".join(b["text"] for b in behaviours[:4])
+    return "; " + ", ".join(b["text"] for b in behaviours[:SPOKEN])
 
 
 # ------------------------------------------------------------------------------------------- several seeds
@@ -299,7 +302,7 @@ def over_seeds(curves: Sequence[Mapping[str, Any]], *, judge: str = "the judge")
     if not alarmed:
         fallen = f"; {judge} fell in {found['passed']}" if found["passed"] else ""
         return found | {"text": f"no over-optimisation in {count(0, number)}{fallen}"}
-    words = [f"{b['text']} ({count(b['seeds'], number)})" for b in found["behaviours"][:4]]
+    words = [f"{b['text']} ({count(b['seeds'], number)})" for b in found["behaviours"][:SPOKEN]]
     text = f"over-optimised in {count(len(alarmed), number)}: the proxy rose while {judge} fell"
     return found | {"text": text + ("; " + ", ".join(words) if words else "")}
 

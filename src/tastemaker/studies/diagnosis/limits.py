@@ -99,8 +99,9 @@ class Limits:
     """Rise of an offline loss above its first value (ln 2 for DPO)."""
     constant: float = 1e-6
     """Spread of the mean reward over steps, relative to its size, below which it is one number."""
-    no_gradient: float = 1e-7
-    """Gradient norm below which nothing pulls."""
+    no_gradient: float = 1e-5
+    """Gradient norm below which nothing pulls: rounding leaves 1e-7 of two equal sides, real pairs 0.1 and more
+    (times beta / 0.1)."""
     few: int = 4
     """Lines of metrics below which nothing is said about their course."""
 
