@@ -371,3 +371,15 @@ def test_a_limit_stops_a_run_before_its_first_step_and_can_be_raised(command: An
 
 def test_pairs_of_the_example_are_comparisons():
     assert isinstance(read_records(ROWS).records[0], Comparison)
+
+
+def test_a_run_says_whether_policy_and_reward_model_agree(command: Any, pairs: str):
+    def train(method: str, *options: str) -> str:
+        result = command(method, *RUN, "--data", pairs, "--out", f"runs/{method}{len(options)}", *options)
+        assert result.code == 0, result.err
+        return str(Run.open(f"runs/{method}{len(options)}").receipt()["summary"])
+
+    assert "reward model" not in train("sft") + train("reward", "--model", "runs/sft0")
+    common = ("--model", "runs/sft0", "--reward", "runs/reward2", "--response-length", "4")
+    assert "make the same tokens of 8 compared records" in train("ppo", *common)
+    assert "do not agree: 8 of 8" in train("ppo", *common, "--chat-template", "plain")
