@@ -234,7 +234,7 @@ def test_the_head_never_makes_more_than_one_row_of_logits(llama: PreTrainedModel
     )
     scorer(BATCH).logps.sum().backward()
     handle.remove()
-    assert made == [1]
+    assert sum(made) <= 1
 
 
 @pytest.mark.parametrize("reentrant", [False, True])

@@ -22,6 +22,11 @@ MAX_ROWS = 128
 """Longest run of rows in a block; its keys end where it ends, so nearly half of a long square is skipped."""
 GROUP_COST = 12_000
 """What starting another batch of blocks costs, in scores (one head's row x key) that padding may waste."""
+ROW_STEP, KEY_STEP = 32, 64
+"""Shapes of batches are multiples of these: for every new shape oneDNN writes code anew, which costs as much as
+ten products of the usual size."""
+RUN_ROWS = 2**16
+"""Keys (times heads) gathered at once; more only where a single batch of blocks needs them."""
 KEEP_RATIO = 4
 """Weights are kept for the backward while they number at most this many times the queries, else recomputed."""
 
@@ -120,15 +125,40 @@ class Group:
     """[b * Hkv * Lk] int64"""
     bias: Tensor
     """[b, 1, Lq, Lk - open] float32: 0 where row sees key, else -inf. The first `open` keys need none."""
-    real: Tensor | None
-    """[b, 1, Lq, 1] float32: 0 on rows that only pad; None when there are none."""
+    real: Tensor
+    """[b * H * Lq] bool: False on rows that only pad."""
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """Groups whose rows are gathered together: one gather costs less than many."""
+
+    groups: tuple[Group, ...]
+    query_rows: Tensor
+    key_rows: Tensor
+    real: Tensor
+    """[slots, 1] float32: 0 on rows that only pad."""
+
+    @staticmethod
+    def of(groups: list[Group]) -> Run:
+        real = torch.cat([g.real for g in groups])
+        queries, keys = (torch.cat([getattr(g, n) for g in groups]) for n in ("query_rows", "key_rows"))
+        return Run(tuple(groups), queries, keys, real.float()[:, None])
+
+    def spans(self) -> Iterator[tuple[Group, slice, slice]]:
+        """Each group with its part of the gathered queries and keys."""
+        query = key = 0
+        for group in self.groups:
+            queries, keys = len(group.query_rows), len(group.key_rows)
+            yield group, slice(query, query + queries), slice(key, key + keys)
+            query, key = query + queries, key + keys
 
 
 @dataclass(frozen=True, eq=False)
 class Plan:
     """All groups of a layout for one window and head count."""
 
-    groups: tuple[Group, ...]
+    runs: tuple[Run, ...]
     heads: int
     key_heads: int
     slots: int
@@ -149,19 +179,21 @@ def make_plan(
         _make_group(members, branch, position, heads, key_heads, window)
         for members in _similar(blocks, heads, cap)
     ]
-    slots = sum(len(g.query_rows) for g in groups)
+    runs: list[list[Group]] = []
+    gathered = 0
+    for group in groups:
+        if not runs or gathered + len(group.key_rows) > RUN_ROWS:
+            runs.append([])
+            gathered = 0
+        runs[-1].append(group)
+        gathered += len(group.key_rows)
+    made = tuple(Run.of(run) for run in runs)
+    real = torch.cat([run.real[:, 0] for run in made]).bool()
     home = torch.empty(len(branch) * heads, dtype=torch.int64, device=branch.device)
-    at = 0
-    for g in groups:
-        where = torch.arange(at, at + len(g.query_rows), device=branch.device)
-        at += len(g.query_rows)
-        if g.real is None:
-            home[g.query_rows] = where
-        else:
-            real = g.real.bool().expand(g.blocks, heads, g.rows, 1).reshape(-1)
-            home[g.query_rows[real]] = where[real]
+    rows = torch.cat([run.query_rows for run in made])
+    home[rows[real]] = real.nonzero()[:, 0]
     scores = sum(g.blocks * heads * g.rows * g.keys for g in groups)
-    return Plan(tuple(groups), heads, key_heads, slots, home, scores)
+    return Plan(made, heads, key_heads, len(rows), home, scores)
 
 
 def _similar(blocks: list[Block], heads: int, cap: int) -> Iterator[list[Block]]:
@@ -170,24 +202,31 @@ def _similar(blocks: list[Block], heads: int, cap: int) -> Iterator[list[Block]]
     """
     members: list[Block] = []
     rows = keys = filled = 0
-    for block in sorted(blocks, key=lambda b: (-(-b.rows // 32), b.keys, b.rows), reverse=True):
-        new_rows, new_keys = max(rows, block.rows), max(keys, block.keys)
+    for block in sorted(blocks, key=_shape, reverse=True):
+        block_rows, block_keys = _shape(block)
+        new_rows, new_keys = max(rows, block_rows), max(keys, block_keys)
         area = (len(members) + 1) * new_rows * new_keys
-        waste = area - filled - block.rows * block.keys
+        waste = area - filled - block_rows * block_keys
         if members and (heads * area > cap or waste > max(GROUP_COST // heads, area // 8)):
             yield members
-            members, new_rows, new_keys, filled = [], block.rows, block.keys, 0
+            members, new_rows, new_keys, filled = [], block_rows, block_keys, 0
         members.append(block)
-        rows, keys, filled = new_rows, new_keys, filled + block.rows * block.keys
+        rows, keys, filled = new_rows, new_keys, filled + block_rows * block_keys
     if members:
         yield members
+
+
+def _shape(block: Block) -> tuple[int, int]:
+    """Rows and keys, rounded up."""
+    return -(-block.rows // ROW_STEP) * ROW_STEP, -(-block.keys // KEY_STEP) * KEY_STEP
 
 
 def _make_group(
     members: list[Block], branch: Tensor, position: Tensor, heads: int, key_heads: int, window: int | None
 ) -> Group:
     device = branch.device
-    rows, keys = max(b.rows for b in members), max(b.keys for b in members)
+    shapes = [_shape(b) for b in members]
+    rows, keys = max(r for r, _ in shapes), max(k for _, k in shapes)
     row, n_rows, first, firsts, second, seconds = (
         torch.tensor([(b.row, b.rows, b.first, b.firsts, b.second, b.seconds) for b in members])
         .to(device)
@@ -195,7 +234,7 @@ def _make_group(
     )
     column = torch.arange(rows, device=device)
     at_row = row + torch.minimum(column, n_rows - 1)  # padding repeats the last row: never a row without keys
-    real = (column < n_rows)[:, None, :, None].float() if any(b.rows < rows for b in members) else None
+    real = (column < n_rows)[:, None].expand(-1, heads, -1).reshape(-1)
     column = torch.arange(keys, device=device)
     at_key = torch.where(column < firsts, first + column, second + column - firsts)
     exists = column < firsts + seconds
@@ -258,15 +297,15 @@ class _BlockAttention(torch.autograd.Function):
         keep = any(ctx.needs_input_grad) and plain and plan.scores <= KEEP_RATIO * q.numel()
         kept: list[Tensor] = []
         at = 0
-        for group in plan.groups:
-            weights, _, _ = _weigh(q, k, group, plan, rule)
-            weights = weights.to(v.dtype)
-            n = len(group.query_rows)
-            values = v.index_select(0, group.key_rows).view(len(weights), group.keys, -1)
-            torch.bmm(weights, values, out=out[at : at + n].view(len(weights), -1, v.shape[1]))
-            at += n
-            if keep:
-                kept.append(weights)
+        for run in plan.runs:
+            queries, keys, values = _gather(run, q, k, v)
+            for group, rows, those in run.spans():
+                weights = _weigh(queries[rows], keys[those], group, plan, rule)[0].to(v.dtype)
+                slots = out[at : at + len(group.query_rows)].view(len(weights), -1, v.shape[1])
+                torch.bmm(weights, values[those].view(len(weights), group.keys, -1), out=slots)
+                at += len(group.query_rows)
+                if keep:
+                    kept.append(weights)
         ctx.save_for_backward(q, k, v, sinks, *kept)
         ctx.plan, ctx.rule = plan, replace(rule, sinks=None)
         return out.index_select(0, plan.home).view(query.shape[0], plan.heads, v.shape[1])
@@ -278,41 +317,52 @@ class _BlockAttention(torch.autograd.Function):
         plan: Plan = ctx.plan
         rule: AttentionRule = replace(ctx.rule, sinks=sinks)  # as saved: a sharded one may have moved
         wide = torch.promote_types(v.dtype, torch.float32)
-        g = _flat(grads[0])
-        dq = q.new_empty(plan.slots, q.shape[1])
+        g = _flat(grads[0]).to(v.dtype)
         dk, dv = torch.zeros_like(k, dtype=wide), torch.zeros_like(v, dtype=wide)
         dsinks = None if sinks is None else torch.zeros_like(sinks, dtype=wide)
-        at = 0
-        for i, group in enumerate(plan.groups):
-            weights, slope, spare = _weigh(q, k, group, plan, rule, kept[i] if kept else None)
-            n, b = len(group.query_rows), len(weights)
-            grad = g.index_select(0, group.query_rows)
-            if group.real is not None:
-                grad.view(group.blocks, plan.heads, group.rows, -1).mul_(group.real)
-            grad = grad.view(b, -1, v.shape[1])
-            values = v.index_select(0, group.key_rows).view(b, group.keys, -1)
-            dv.index_add_(0, group.key_rows, torch.bmm(weights.mT.to(v.dtype), grad).flatten(0, 1).to(wide))
-            dweights = torch.bmm(grad, values.mT).to(wide)
-            if dsinks is not None and spare is not None:
-                # softmax's backward for a key without value: its weight times minus the mean gradient
-                drop = (weights.to(wide) * dweights).sum(-1) * spare
-                dsinks -= drop.view(group.blocks, plan.heads, group.rows).sum((0, 2))
-            dscores = torch._softmax_backward_data(dweights, weights.to(wide), -1, wide)  # pyright: ignore[reportPrivateUsage]
-            if slope is not None:
-                dscores = dscores.mul_(slope)
-            dscores = dscores.to(q.dtype)
-            keys = k.index_select(0, group.key_rows).view(b, group.keys, -1)
-            queries = q.index_select(0, group.query_rows).view(b, -1, q.shape[1])
-            slot = dq[at : at + n].view(b, -1, q.shape[1])
-            torch.baddbmm(slot, dscores, keys, beta=0, alpha=rule.scale, out=slot)
-            dkeys = torch.bmm(dscores.mT, queries).flatten(0, 1).to(wide)
-            dk.index_add_(0, group.key_rows, dkeys, alpha=rule.scale)
-            at += n
+        dqueries: list[Tensor] = []
+        weighed = iter(kept)
+        for run in plan.runs:
+            queries, keys, values = _gather(run, q, k, v)
+            grad = g.index_select(0, run.query_rows).mul_(run.real)
+            dquery, dkey, dvalue = torch.empty_like(queries), torch.empty_like(keys), torch.empty_like(values)
+            for group, rows, those in run.spans():
+                spread = group.blocks * plan.key_heads
+                q3, g3, dq3 = (x[rows].view(spread, -1, x.shape[1]) for x in (queries, grad, dquery))
+                k3, v3, dk3, dv3 = (x[those].view(spread, -1, x.shape[1]) for x in (keys, values, dkey, dvalue))
+                weights, slope, spare = (
+                    (next(weighed), None, None)
+                    if kept
+                    else _weigh(queries[rows], keys[those], group, plan, rule)
+                )
+                torch.bmm(weights.mT.to(v.dtype), g3, out=dv3)
+                dweights = torch.bmm(g3, v3.mT).to(weights.dtype)
+                if dsinks is not None and spare is not None:
+                    # softmax's backward for a key without value: its weight times minus the mean gradient
+                    drop = (weights.to(wide) * dweights).sum(-1) * spare
+                    dsinks -= drop.view(group.blocks, plan.heads, group.rows).sum((0, 2))
+                dscores = torch._softmax_backward_data(dweights, weights, -1, weights.dtype)  # pyright: ignore[reportPrivateUsage]
+                dscores = (dscores if slope is None else dscores.mul_(slope)).to(q.dtype)
+                torch.baddbmm(dq3, dscores, k3, beta=0, alpha=rule.scale, out=dq3)
+                torch.bmm(dscores.mT, q3, out=dk3)
+            dk.index_add_(0, run.key_rows, dkey.to(wide))
+            dv.index_add_(0, run.key_rows, dvalue.to(wide))
+            dqueries.append(dquery)
+        dq = dqueries[0] if len(dqueries) == 1 else torch.cat(dqueries)
         tokens = len(plan.home) // plan.heads
-        dquery = dq.index_select(0, plan.home).view(tokens, plan.heads, -1)
-        dkey = dk.to(k.dtype).view(tokens, plan.key_heads, -1)
-        dvalue = dv.to(v.dtype).view(tokens, plan.key_heads, -1)
-        return dquery, dkey, dvalue, dsinks, None, None
+        return (
+            dq.index_select(0, plan.home).view(tokens, plan.heads, -1),
+            dk.mul_(rule.scale).to(k.dtype).view(tokens, plan.key_heads, -1),
+            dv.to(v.dtype).view(tokens, plan.key_heads, -1),
+            dsinks,
+            None,
+            None,
+        )
+
+
+def _gather(run: Run, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The run's queries, keys and values, [slots, D] each."""
+    return q.index_select(0, run.query_rows), k.index_select(0, run.key_rows), v.index_select(0, run.key_rows)
 
 
 def _flat(x: Tensor) -> Tensor:
@@ -321,19 +371,16 @@ def _flat(x: Tensor) -> Tensor:
 
 
 def _weigh(
-    q: Tensor, k: Tensor, group: Group, plan: Plan, rule: AttentionRule, kept: Tensor | None = None
+    queries: Tensor, keys: Tensor, group: Group, plan: Plan, rule: AttentionRule
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Weights [b * Hkv, G * Lq, Lk] of a group (those `kept`, if any), the soft cap's derivative at the scores,
-    and the sinks' share of each row's weight.
+    """Weights [b * Hkv, G * Lq, Lk] of a group, the soft cap's derivative at the scores, and the sinks' share
+    of each row's weight, from the group's gathered queries and keys.
     """
-    if kept is not None:
-        return kept, None, None
     b = group.blocks * plan.key_heads
-    queries = q.index_select(0, group.query_rows).view(b, -1, q.shape[1])
-    keys = k.index_select(0, group.key_rows).view(b, group.keys, -1)
-    scores = q.new_empty(b, queries.shape[1], group.keys)
+    queries, keys = queries.view(b, -1, queries.shape[1]), keys.view(b, group.keys, -1)
+    scores = queries.new_empty(b, queries.shape[1], group.keys)
     torch.baddbmm(scores, queries, keys.mT, beta=0, alpha=rule.scale, out=scores)
-    scores = scores.to(torch.promote_types(q.dtype, torch.float32))
+    scores = scores.to(torch.promote_types(queries.dtype, torch.float32))
     slope = None
     if rule.softcap is not None:
         bent = torch.tanh(scores / rule.softcap)

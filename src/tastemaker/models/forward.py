@@ -25,6 +25,7 @@ from tastemaker.models.backbone import (
 from tastemaker.models.heads import Head, TokenHead
 from tastemaker.models.layout import Stream, restoring, rows, stream
 from tastemaker.models.probe import ProbeResult, probe
+from tastemaker.models.trunk import trunk_of
 from tastemaker.types import Bundles, Scores, TastemakerError
 
 Want = Literal["logps", "rewards", "values"]
@@ -45,6 +46,9 @@ class Scorer(nn.Module):
         self.result = probe(model) if result is None else result
         if self.result.layout == "stream":
             use_attention(base_of(model), IMPLEMENTATION)
+        self.trunk = (
+            trunk_of(base_of(model)) if self.result.layout == "stream" and self.result.catches else None
+        )
 
     def forward(
         self,
@@ -86,7 +90,10 @@ class Scorer(nn.Module):
             logits = whole_logits(model, laid)
             logps, entropies = dense_logps(logits, laid.targets, temperature=temperature, entropy=entropy)
             return Scores(logps=logps, entropy=entropies)
-        hidden = hidden_states(model, laid) if self.result.catches else last_layer(model, laid)
+        if self.trunk is not None:
+            hidden = self.trunk(laid)
+        else:
+            hidden = hidden_states(model, laid) if self.result.catches else last_layer(model, laid)
         if want == "logps":
             before = hidden.index_select(0, laid.source)
             logps, entropies = head_logps(

@@ -26,7 +26,7 @@ def adamw(
         lr=learning_rate,
         betas=(settings.adam_beta1, settings.adam_beta2),
         eps=settings.adam_epsilon,
-        foreach=True,
+        fused=True,
     )
 
 
