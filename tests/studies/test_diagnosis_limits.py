@@ -92,8 +92,7 @@ def test_changes_count_when_they_are_large_and_certain(column: str, small: float
     assert codes(arm(**{column: small})) == {}
     assert list(codes(arm(**{column: large}))) == [code]
     unsure = replace(arm(), reading=read(GOOD | {column: large}, **{column: 10.0}))
-    if column != "reference_logps":  # its mean per response is not compared by its error but by size alone
-        assert codes(unsure) == {}
+    assert codes(unsure) == {}
     unknown = arm(**{column: large})
     unread = {n: v for n, v in unknown.reading.items() if n != column}
     assert codes(replace(unknown, reading=unread)) == {}, "what was not read is not judged"
@@ -176,6 +175,19 @@ def test_a_kl_that_grows_as_fast_as_before_is_a_runaway():
     assert codes(replace(far, metrics=growing(0.3, 14.0))) == {}, "it slows down"
     near = replace(arm("ppo"), pairs=None, metrics=growing(1.0, 2.0))
     assert codes(near) == {}, "on its way, but not far"
+
+
+def test_a_weight_that_adapts_is_told_by_its_target():
+    steered = replace(
+        arm("ppo", kl=5.0, score=-1.5),
+        pairs=None,
+        settings={"kl_coef": 0.05, "kl_target": 6.0},
+        metrics=[{"step": s, "objective/kl_coef": 0.05 + 0.01 * s} for s in range(1, 11)],
+    )
+    found = diagnose(steered)
+    assert [f.code for f in found] == ["beta_too_small"]
+    assert found[0].numbers["kl_coef"] == pytest.approx(0.15)
+    assert found[0].remedy.startswith("lower kl_target (it is 6 nats)")
 
 
 def lines(**series: list[float | None]) -> list[dict[str, Any]]:

@@ -33,6 +33,7 @@ from tastemaker.studies.diagnosis.training import (
 __all__ = [
     "CHECKS",
     "LIMITS",
+    "ORDER",
     "ArmEvidence",
     "Check",
     "Finding",

@@ -129,8 +129,8 @@ def surprise(e: ArmEvidence) -> tuple[float, float] | None:
 
 def excess(e: ArmEvidence) -> float | None:
     """Surprise above the SFT policy's own, where it is more than sharpening brings; None otherwise."""
-    found = surprise(e)
-    if found is None:
+    found, read = surprise(e), e.change("reference_logps")
+    if found is None or (read is not None and -read.z < LIMITS.clear):
         return None
     more = found[0] - found[1]
     large = more > LIMITS.surprise * found[1] and more > LIMITS.surprise_nats

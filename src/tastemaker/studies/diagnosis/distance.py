@@ -6,7 +6,15 @@ import math
 
 from tastemaker.studies.behaviour import noise
 from tastemaker.studies.diagnosis.answers import excess, surprise
-from tastemaker.studies.diagnosis.evidence import ArmEvidence, Finding, graded, joined, mean_error, percent
+from tastemaker.studies.diagnosis.evidence import (
+    ArmEvidence,
+    Finding,
+    graded,
+    joined,
+    mean_error,
+    more_weight,
+    percent,
+)
 from tastemaker.studies.diagnosis.limits import LIMITS
 from tastemaker.studies.overoptimisation import finite
 
@@ -68,13 +76,8 @@ def beta_too_small(e: ArmEvidence) -> Finding | None:
         "problem" if e.outcome == "worse" else "warning",
         joined(*words),
         numbers,
-        f"raise {e.weight[0] if e.weight else 'the KL weight'}{raised(e)}{aim}, or take fewer or smaller steps",
+        f"{more_weight(e)}{aim}, or take fewer or smaller steps",
     )
-
-
-def raised(e: ArmEvidence) -> str:
-    """What to try next: three times the weight, where there is one."""
-    return f" (try {3 * e.weight[1]:.2g})" if e.weight and e.weight[1] > 0 else ""
 
 
 def too_little(e: ArmEvidence) -> Finding | None:
@@ -166,6 +169,13 @@ def kl_runaway(e: ArmEvidence) -> Finding | None:
         return None
     numbers = {"kl": kl, "kl_per_token": kl / length}
     words: list[str] = []
+    entropy = e.mean("entropy", "sft")
+    if entropy is not None and kl / length > LIMITS.spent * entropy and kl > LIMITS.far:
+        numbers["sft_entropy"] = entropy
+        words.append(
+            f"that is {percent(kl / length / entropy)} of the entropy that the start has for each token "
+            f"({entropy:.2f})"
+        )
     more = excess(e)
     found = surprise(e)
     if more is not None and found is not None:
@@ -173,13 +183,6 @@ def kl_runaway(e: ArmEvidence) -> Finding | None:
         words.append(
             f"the SFT policy finds the answers far less likely than its own ({-found[0]:.2f} against "
             f"{-found[1]:.2f} nats per token)"
-        )
-    entropy = e.mean("entropy", "sft")
-    if entropy is not None and kl / length > LIMITS.spent * entropy and kl > LIMITS.far:
-        numbers["sft_entropy"] = entropy
-        words.append(
-            f"that is {percent(kl / length / entropy)} of the entropy that the start has for each token "
-            f"({entropy:.2f})"
         )
     pace = growth(e, length)
     if pace is not None:
@@ -192,10 +195,8 @@ def kl_runaway(e: ArmEvidence) -> Finding | None:
         graded(e, better="warning"),
         joined(f"the policy is {kl:.1f} nats from its start ({kl / length:.2f} per token)", *words),
         numbers,
-        "raise kl_coef, or set kl_target or kl_stop; lower the learning rate"
-        if e.online
-        else f"raise {e.weight[0] if e.weight else 'beta'}{raised(e)}, lower the learning rate, or train for "
-        "fewer steps",
+        f"{more_weight(e)}, lower the learning rate, or "
+        + ("set kl_target or kl_stop" if e.online else "train for fewer steps"),
     )
 
 

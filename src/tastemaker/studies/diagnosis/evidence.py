@@ -126,7 +126,10 @@ class ArmEvidence:
 
     @property
     def weight(self) -> tuple[str, float] | None:
-        """The setting that holds the policy near the reference, and its value."""
+        """The setting that holds the policy near the reference, and its value (the last, where it adapts)."""
+        adapted = self.series("objective/kl_coef")
+        if finite(self.settings.get("kl_target")) and adapted:
+            return "kl_coef", adapted[-1]
         for name in ("kl_coef", "beta"):
             value = self.settings.get(name)
             if finite(value):
@@ -135,6 +138,17 @@ class ArmEvidence:
 
     def weight_words(self) -> str:
         return f"{self.weight[0]} = {self.weight[1]:g}" if self.weight else "the KL weight"
+
+
+def more_weight(evidence: ArmEvidence) -> str:
+    """How to hold the policy nearer: the setting to change, and what to try."""
+    target = evidence.settings.get("kl_target")
+    if finite(target):
+        return f"lower kl_target (it is {target:g} nats)"
+    if evidence.weight is None:
+        return "raise the KL weight"
+    name, value = evidence.weight
+    return f"raise {name}" + (f" (try {3 * value:.2g})" if value > 0 else "")
 
 
 def mean_error(values: Sequence[float]) -> tuple[float, float]:
