@@ -65,6 +65,7 @@ def test_counts_and_an_example(command: Any, pairs: str, saved: Path):
         "no shared prompt",
         "unshared",
         "not found: prompt cut from the left",
+        "labels     8 ordered",
         "the tokenizer's own",
         "<eos>, written by the template",
         "row 1, token by token",

@@ -45,6 +45,7 @@ def show_receipt(out: Console, receipt: Receipt) -> None:
     lines: list[tuple[str, str | Text]] = [
         ("trained", _trained(receipt)),
         ("prompts", _prompts(audit)),
+        *_labels(audit),
         ("template", _template(receipt)),
         ("end token", _end(receipt)),
     ]
@@ -69,7 +70,7 @@ def show_audit(out: Console, audit: Audit) -> None:
     _findings(out, list(_of_texts(audit)))
     _sizes(out, "characters", audit.lengths)
     _bias(out, None, audit.length_bias)
-    lines: list[tuple[str, str | Text]] = [("prompts", _prompts(audit))]
+    lines: list[tuple[str, str | Text]] = [("prompts", _prompts(audit)), *_labels(audit)]
     if audit.leakage is not None:
         lines.append(("eval data", audit.leakage.to_line()))
     _facts(out, lines)
@@ -216,8 +217,12 @@ def _trained(receipt: Receipt) -> str:
 
 
 def _prompts(audit: Audit) -> str:
-    labels = "".join(f"; {count:,} {label}" for label, count in audit.labels.items())
-    return f"{audit.prompts:,} different; {audit.several_turns:,} with several user turns{labels}"
+    return f"{audit.prompts:,} different; {audit.several_turns:,} with several user turns"
+
+
+def _labels(audit: Audit) -> list[tuple[str, str | Text]]:
+    told = ", ".join(f"{count:,} {label}" for label, count in audit.labels.items())
+    return [("labels", told)] if told else []
 
 
 def _template(receipt: Receipt) -> str:
