@@ -7,13 +7,16 @@ ahead of PPO, and the arm without its brake is over-optimised.
 from __future__ import annotations
 
 import math
+import tempfile
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from tastemaker.config import CompareSettings
 from tastemaker.evaluation import mean_and_error
+from tastemaker.runs import Run
 from tastemaker.studies.compare import Plan, make_plan
 from tastemaker.studies.judges import RATES
 from tastemaker.studies.results import collect_results
@@ -145,31 +148,51 @@ def made(
     if not town:
         own = replace(plan.settings, model=HOSTILE, data=HOSTILE + ".jsonl")
         plan = Plan(own, plan.preset, None, (), plan.arms, plan.seeds, {})
-    done: dict[str, Any] = {}
-    for seed in plan.seeds:
-        held_out = {"accuracy": 0.71, "low": 0.66, "high": 0.76, "pairs": 500.0}
-        done[f"reward-{seed}"] = {"cost": cost(7), "held_out": held_out}
-        if not town:
-            done[f"judge-{seed}"] = {"cost": cost(7), "held_out": {**held_out, "accuracy": 0.64}}
-        done[f"start-{seed}"] = {"stages": {"base": cost(20), "sft": cost(4), "data": cost(3, sampled=1e5)}}
-        done[f"read-sft-{seed}"] = read(0.01 * seed, 0.0, town=town)
-        done[f"baselines-{seed}"] = {
+    with tempfile.TemporaryDirectory() as folder:
+        done: dict[str, Any] = {}
+        for seed in plan.seeds:
+            done |= shared_of(seed, town=town, stress=plan.preset.stress is not None)
+        for place, (name, arm) in enumerate(plan.arms.items()):
+            run = Run.create(Path(folder) / name, method=arm.method, settings={}, seed=0, command="invented")
+            lines = [{k: s * v for k, v in METRICS.items()} for s in range(60)]
+            for step, line in enumerate(lines):
+                run.log_metrics(step, line)
+            for i, label in enumerate(arm.tried):
+                for seed in plan.seeds:
+                    level, key = (
+                        3.0 - 1.5 * place + 0.1 * i + (0.05 + 0.2 * place) * seed,
+                        f"{name}:{label}-{seed}",
+                    )
+                    done[key] = {
+                        "run": str(run.folder),
+                        "costs": [[arm.method, cost(31 + 20 * place, sampled=3e5 * place)]],
+                        "stopped": None,
+                        "curve": [{"step": float(step), **line} for step, line in enumerate(lines)],
+                    }
+                    done[f"read-{key}"] = read(level, 1.0 + i + 0.3 * place, town=town)
+                    done[f"curve-{key}"] = course(2.0 - 0.5 * place, 0.5, 3.0 + i, 10 * seed + place)
+        results = collect_results(plan, done)
+    for name, arm in results["arms"].items():
+        arm["runs"] = [f"seed-{seed}/{name}/run" for seed in plan.seeds]
+    return results
+
+
+def shared_of(seed: int, *, town: bool, stress: bool) -> dict[str, Any]:
+    """What the arms of one seed share: reward models, the start, baselines."""
+    held_out = {"accuracy": 0.71, "low": 0.66, "high": 0.76, "pairs": 500.0}
+    done: dict[str, Any] = {
+        f"reward-{seed}": {"cost": cost(7), "held_out": held_out},
+        f"start-{seed}": {"stages": {"base": cost(20), "sft": cost(4), "data": cost(3, sampled=1e5)}},
+        f"read-sft-{seed}": read(0.01 * seed, 0.0, town=town),
+        f"baselines-{seed}": {
             "best_of_n": [
                 {"n": 2.0**i, "kl": 0.3 * i, "score": 0.4 * i, "proxy": 0.3 * i, "se": 0.02} for i in range(4)
             ],
             "tilted": [{"beta": 2.0, "kl": 0.2, "score": 0.9, "se": 0.03}],
-        }
-        if plan.preset.stress is not None:
-            done[f"curve-stress-{seed}"] = course(2.6, 1.7, 36.0, seed)
-        for place, (name, arm) in enumerate(plan.arms.items()):
-            for i, label in enumerate(arm.tried):
-                level, key = 3.0 - 1.5 * place + 0.1 * i + (0.05 + 0.2 * place) * seed, f"{name}:{label}-{seed}"
-                done[key] = {
-                    "run": f"somewhere/{key}/run",
-                    "costs": [[arm.method, cost(31 + 20 * place, sampled=3e5 * place)]],
-                    "stopped": None,
-                    "curve": [{"step": float(s), **{k: s * v for k, v in METRICS.items()}} for s in range(60)],
-                }
-                done[f"read-{key}"] = read(level, 1.0 + i + 0.3 * place, town=town)
-                done[f"curve-{key}"] = course(2.0 - 0.5 * place, 0.5, 3.0 + i, 10 * seed + place)
-    return collect_results(plan, done)
+        },
+    }
+    if not town:
+        done[f"judge-{seed}"] = {"cost": cost(7), "held_out": {**held_out, "accuracy": 0.64}}
+    if stress:
+        done[f"curve-stress-{seed}"] = course(2.6, 1.7, 36.0, seed)
+    return done

@@ -20,9 +20,10 @@ from tastemaker.studies.report.grid import Grid
 from tastemaker.studies.report.markdown import markdown
 from tastemaker.studies.report.numbers import count, flops, seconds, strict
 from tastemaker.studies.report.page import render_page
-from tastemaker.studies.report.quality import parts_grid, wins_grid
+from tastemaker.studies.report.quality import parts_grid, power_grid, wins_grid
 from tastemaker.studies.report.samples import sample_list
 from tastemaker.studies.report.spending import search_grid, stage_grid
+from tastemaker.studies.report.words import first_and_further, sentences
 
 
 @pytest.fixture(scope="module")
@@ -193,3 +194,21 @@ def test_results_of_older_studies_can_be_shown_again(results: dict[str, Any], tm
     page = Page((tmp_path / "report.html").read_text("utf-8"))
     assert "What it cost" in page.text and "Was anything optimised too far" not in page.text
     assert not (tmp_path / "figures" / "flops.svg").exists()
+
+
+def test_with_many_arms_the_verdict_folds_its_pairs_away() -> None:
+    results = made(("dpo", "ppo", "simpo"), seeds=3)
+    first, further = first_and_further(results)
+    said = sentences(results)
+    assert sorted(first + further) == sorted(said) and len(further) == 6
+    assert first[0].startswith("Asking about all 3 pairs at once (Holm's correction)")
+    assert any("did not search alike" in sentence for sentence in first)
+    page = page_of(results)
+    assert all(sentence in page.text for sentence in said)
+    power = results["verdict"]["pairs"][2]["power"]
+    row = cells(power_grid(results), "PPO − SimPO")
+    assert row[1:3] == ["yes", f"{power['detectable']:.2f}"]
+    greedy = [w for w in results["verdict"]["wins"] if w["how"] == "greedy"]
+    assert len(results["verdict"]["wins"]) == 15 and len(greedy) == 6
+    assert sum(a.get("class") == "match" for _, a in page.tags) == 15
+    assert "Both read greedily" in page.text and "Both read greedily" not in page_of(made()).text

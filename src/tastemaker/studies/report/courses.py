@@ -83,7 +83,7 @@ def draw_course(figure: Figure, course: Course, *, narrow: bool) -> None:
     known = [p["kl"] for seed in course.seeds for p in seed["points"] if finite(p.get("kl"))]
     far = math.sqrt(max([*known, 1e-6]))
     for ax, row in zip(axes, rows, strict=True):
-        name = "the reward model (proxy)" if row == "proxy" else course.judge
+        name = "the reward model that RL optimises" if row == "proxy" else course.judge
         ax.set_title(name, loc="left", fontsize=11.5, color=LIGHT["muted"], pad=6)
         color = LIGHT["muted"] if row == "proxy" else LIGHT[f"arm{course.place}"]
         for seed in course.seeds:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tastemaker.studies.report.courses import sentence
 from tastemaker.studies.report.grid import places
 from tastemaker.studies.report.numbers import arm_title, finite, number
 
@@ -20,7 +21,7 @@ def diagnoses(results: Mapping[str, Any]) -> list[dict[str, Any]]:
             continue
         items = [item_of(item) for item in arm["diagnosis"] or ()]
         items.sort(key=lambda item: item["rank"])
-        summary = arm.get("diagnosis_summary") or ("" if items else "Nothing was found wrong.")
+        summary = "" if items else sentence(arm.get("diagnosis_summary") or "nothing was found")
         found.append({"name": arm_title(name, arm), "arm": at[name], "summary": summary, "items": items})
     return found
 
@@ -32,8 +33,8 @@ def item_of(item: Mapping[str, Any]) -> dict[str, Any]:
         "severity": severity,
         "rank": GRAVEST.index(severity) if severity in GRAVEST else len(GRAVEST),
         "grave": severity in GRAVEST[:2],
-        "text": str(item.get("text") or ""),
-        "remedy": str(item.get("remedy") or ""),
+        "text": sentence(str(item.get("text") or "")),
+        "remedy": str(item.get("remedy") or "").rstrip("."),
         "numbers": numbers_of(item.get("numbers")),
         "seeds": seeds_of(item.get("seeds")),
     }

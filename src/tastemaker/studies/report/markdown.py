@@ -13,6 +13,7 @@ from tastemaker.studies.report.quality import (
     behaviour_grid,
     held_out_grid,
     parts_grid,
+    power_grid,
     powers,
     quality_grid,
     stability_grid,
@@ -41,8 +42,8 @@ def markdown(results: Mapping[str, Any]) -> str:
                 PLUS_MINUS,
             ]
         ),
-        bullets("What this study could find", powers(results)),
-        *(tables_of(wins_grid(results), quality_grid(results), stability_grid(results))),
+        bullets("What this study could find", [] if power_grid(results) else powers(results)),
+        *(tables_of(power_grid(results), wins_grid(results), quality_grid(results), stability_grid(results))),
         stability_words(results),
         *(tables_of(cost_grid(results), stage_grid(results), search_grid(results))),
         *(diagnosis_words(each) for each in diagnoses(results)),
@@ -75,5 +76,7 @@ def diagnosis_words(found: Mapping[str, Any]) -> str:
     lines = [
         f"- **{escaped(i['code'])}** ({escaped(i['severity'])}): {escaped(i['text'])}" for i in found["items"]
     ]
-    said = [f"### Diagnosis: {escaped(found['name'])}", "", escaped(found["summary"]), "", *lines]
+    said = [f"### Diagnosis: {escaped(found['name'])}", "", *lines]
+    if found["summary"]:
+        said.append(escaped(found["summary"]))
     return "\n".join(said).rstrip() + "\n"

@@ -66,7 +66,7 @@
   shelf.dataset.way = "sampled";
   shelf.replaceChildren(...samples);
   place.append(
-    make("div", { className: "filters" }, box, kind, choice),
+    make("div", { className: "filters" }, box, ...(kinds.length > 1 ? [kind] : []), choice),
     make("div", { className: "pager" }, back, told, next, make("label", {}, all, "show all")),
   );
   place.hidden = false;

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from tastemaker.studies.report.drawing import Picture
 
 
+MANY = 12
+"""Matches beyond which those of greedy answers are folded away."""
+
+
 def render_page(results: Mapping[str, Any], figures: Sequence[Picture], folder: Path) -> str:
     """The whole page. `results` without NaN; everything in it is treated as text, never as markup."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -57,16 +61,22 @@ def render_page(results: Mapping[str, Any], figures: Sequence[Picture], folder: 
 def verdict_parts(results: Mapping[str, Any]) -> dict[str, Any]:
     """What the page says first, and the differences behind it."""
     best = largest_best_of_n(results)
+    first, further = words.first_and_further(results)
+    wins = quality.wins(results)
     return {
         "headline": words.headline(results),
-        "sentences": [unbroken(s) for s in words.sentences(results)],
+        "sentences": [unbroken(s) for s in first],
+        "further": [unbroken(s) for s in further],
         "facts": facts(results),
         "best": best,
         "tilted": bool(results["baselines"].get("tilted")),
         "baseline_prompts": results["settings"]["preset"]["baseline_prompts"],
         "main": main_grid(results),
         "powers": [unbroken(p) for p in quality.powers(results)],
-        "wins": quality.wins(results),
+        "power_grid": quality.power_grid(results),
+        "wins": [w for w in wins if not w["greedy"] or len(wins) <= MANY],
+        "more_wins": [w for w in wins if w["greedy"] and len(wins) > MANY],
+        "many_pairs": len(results["verdict"]["pairs"]) > 1,
         "wins_grid": quality.wins_grid(results),
         "stability": quality.stability_grid(results),
         "stability_text": (results.get("stability") or {}).get("text", ""),
@@ -153,7 +163,7 @@ def facts(results: Mapping[str, Any]) -> list[tuple[str, str]]:
     where = (
         [("World", "the town")]
         if results["world"] == "town"
-        else [("Model", str(asked["model"] or "the runs' own start")), ("Data", str(asked["data"]))]
+        else [("Model", str(asked["model"] or "the runs' own start")), ("Data", data_name(str(asked["data"])))]
     )
     tried = ", ".join(f"{title(n)} {s['settings']}" for n, s in results["search"].items())
     return [
@@ -164,6 +174,12 @@ def facts(results: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("Settings tried", tried),
         ("Size", str(asked["preset"])),
     ]
+
+
+def data_name(data: str) -> str:
+    """A file without its folders, which are nobody else's business; other names whole."""
+    path = Path(data)
+    return path.name if path.suffix else data
 
 
 def main_grid(results: Mapping[str, Any]) -> Grid:

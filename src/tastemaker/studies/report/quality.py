@@ -8,6 +8,7 @@ from typing import Any
 from tastemaker.studies.report import tables
 from tastemaker.studies.report.grid import Grid, Line, places, policies
 from tastemaker.studies.report.numbers import (
+    ABSENT,
     entry,
     finite,
     half,
@@ -83,6 +84,7 @@ def wins(results: Mapping[str, Any]) -> list[dict[str, Any]]:
         found.append(
             {
                 "name": match_name(match),
+                "greedy": match["how"] == "greedy",
                 "arm": at.get(match["a"]),
                 "other": at.get(match["b"]),
                 "shares": [100 * match[key] / total for key in ("wins", "ties", "losses")],
@@ -260,7 +262,8 @@ def stability_grid(results: Mapping[str, Any]) -> Grid | None:
         )
         for name, arm in found["arms"].items()
     ]
-    ratios = [ratio_words(pair) for pair in found["pairs"]]
+    few = len(found["pairs"]) == 1
+    ratios = [ratio_words(pair) for pair in found["pairs"]] if few else []
     return Grid(
         "stability",
         "Spread over seeds",
@@ -290,6 +293,39 @@ def ratio_words(pair: Mapping[str, Any]) -> str:
         return ""
     names = f"{title(pair['a'])} over that of {title(pair['b'])}"
     return f" Variance of {names}: {', '.join(told)}; 1 is no difference."
+
+
+def power_grid(results: Mapping[str, Any]) -> Grid | None:
+    """What this study could have found, where there are several pairs; None otherwise."""
+    pairs = [pair for pair in results["verdict"]["pairs"] if pair.get("power")]
+    if len(pairs) < 2:
+        return None
+    digits = score_digits(results)
+    lines = [
+        Line(
+            [
+                f"{title(pair['a'])} − {title(pair['b'])}",
+                interval(pair["difference"], digits),
+                "yes" if pair.get("apart") else "no",
+                number(pair["power"]["detectable"], digits),
+                number(pair["power"]["seeds_needed"], 0),
+                number(pair["power"]["prompts_needed"], 0),
+            ]
+        )
+        for pair in pairs
+    ]
+    head = ["pair", "difference [95%]", "told apart", "could be found", "seeds it takes", "prompts it takes"]
+    return Grid(
+        "power",
+        "What this study could find",
+        head,
+        lines,
+        "Told apart by Holm's procedure over all pairs. What could be found: the difference that as many seeds "
+        "and prompts find with 80% probability. What it takes: to find the difference seen here, more seeds of "
+        f"as many prompts, or as many seeds of more prompts ({ABSENT} where unknown, or where no number would "
+        "do).",
+        ("verdict.pairs",),
+    )
 
 
 def powers(results: Mapping[str, Any]) -> Sequence[str]:
