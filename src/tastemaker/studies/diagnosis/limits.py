@@ -63,7 +63,7 @@ class Limits:
     """Rise of the share of answers that do not end. The town's SFT always ends, hh's in 97%."""
     many_unended: float = 0.5
     repetition: float = 0.1
-    """Rise of the share of repeated runs of three tokens; sampled answers of town and hh moved by up to 0.01."""
+    """Rise of the share of repeated runs of three tokens; sampled answers of town and hh moved up to 0.01."""
     much_repetition: float = 0.3
     entropy: float = 0.3
     """Share of the SFT policy's entropy per token that is left. The town's policies kept 0.51 to 0.79."""
