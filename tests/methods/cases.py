@@ -106,6 +106,9 @@ def all_methods() -> list[Method]:
     special = {
         "reward": {"center_rewards_coefficient": 0.1},
         "dpo": {"label_smoothing": 0.1, "beta": 0.5},
+        "simpo": {"label_smoothing": 0.1, "alpha": 0.2},
+        "cpo": {"label_smoothing": 0.1, "beta": 0.5},
+        "orpo": {"beta": 0.5},
         "ppo": {"num_ppo_epochs": 2, "num_mini_batches": 2, "kl_coef": 0.2, "response_length": 6},
     }
     return [method(**special.get(name, {})) for name, method in METHODS.items()]

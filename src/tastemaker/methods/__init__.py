@@ -1,11 +1,16 @@
 """The methods, one short file each. Adding one here is all the wiring there is."""
 
+from tastemaker.methods.cpo import CPO
 from tastemaker.methods.dpo import DPO
+from tastemaker.methods.orpo import ORPO
 from tastemaker.methods.ppo import PPO
 from tastemaker.methods.reward import RewardModel
 from tastemaker.methods.sft import SFT
+from tastemaker.methods.simpo import SimPO
 from tastemaker.types import Method
 
-METHODS: dict[str, type[Method]] = {method.name: method for method in (SFT, RewardModel, DPO, PPO)}
+METHODS: dict[str, type[Method]] = {
+    method.name: method for method in (SFT, RewardModel, DPO, SimPO, CPO, ORPO, PPO)
+}
 
-__all__ = ["DPO", "METHODS", "PPO", "SFT", "RewardModel"]
+__all__ = ["CPO", "DPO", "METHODS", "ORPO", "PPO", "SFT", "RewardModel", "SimPO"]

@@ -58,6 +58,8 @@ class Plan:
     seed: int
     trust_remote_code: bool
     revision: str | None
+    moving_reference: float | None = None
+    """Share of the policy that the reference takes on when it moves (`RoleModels.mix`); None: it stays."""
 
 
 @dataclass(eq=False)
@@ -131,6 +133,8 @@ class _Assembler:
         # Copies are taken before the originals are handed out (and perhaps rounded): value first.
         made = {role: make() for role, make in makers.items() if role in self.plan.roles}
         slots: dict[Role, Slot] = {role: made[role] for role in self.plan.roles}
+        if self.plan.moving_reference is not None:
+            self._check_moving(slots["policy"], slots["reference"])
         for slot in slots.values():
             if slot.head is not None:
                 slot.head.to(self.masters)
@@ -179,6 +183,19 @@ class _Assembler:
             self.notes.append(
                 f"lora_dropout={asked.dropout:g} was asked for, but dropout is off in every role: with it the "
                 "policy would differ from its own reference before the first step."
+            )
+
+    def _check_moving(self, policy: Slot, reference: Slot) -> None:
+        """A reference that moves needs weights of its own, of the policy's kind."""
+        if (policy.adapter is None) != (reference.adapter is None):
+            raise TastemakerError(
+                "sync_ref_model needs a reference of the policy's own kind: with LoRA an adapter over the same "
+                "base, else a whole model. Leave out ref_model."
+            )
+        if policy.adapter is not None and self.plan.moving_reference != 1:
+            raise TastemakerError(
+                "sync_ref_model with LoRA copies the adapter: mixing two adapters' factors is not mixing their "
+                "weights. Give ref_model_mixup_alpha=1, or train without use_peft."
             )
 
     def _need_start(self, role: Role) -> LoadedModel:
@@ -254,9 +271,10 @@ class _Assembler:
             self.reference_is_start = self.start is not None and found.weights_hash == self.start.weights_hash
             return self._frozen("reference", found)
         start = self._need_start("reference")
+        moves = self.plan.moving_reference is not None
         if self.shared is None:
-            return Slot(Backbone(self._copy(start, self.compute)), start)
-        if start.adapter is None:
+            return Slot(Backbone(self._copy(start, self.masters if moves else self.compute)), start)
+        if start.adapter is None and not moves:
             return Slot(self.shared, start)
         return self._attached("reference", start, start.adapter)
 

@@ -72,9 +72,7 @@ def role_parameters(role: Role, slot: Slot) -> dict[str, nn.Parameter]:
         return {}
     model = slot.backbone.model
     if slot.adapter is not None:
-        found = {
-            n.replace(f".{slot.adapter}", ""): p for n, p in adapter_parameters(model, slot.adapter).items()
-        }
+        found = weights_of(slot)
     else:
         output = None if role == "policy" else unused_output(cast(PreTrainedModel, model))
         unused = set() if output is None else {id(p) for p in output.parameters()}
@@ -82,3 +80,11 @@ def role_parameters(role: Role, slot: Slot) -> dict[str, nn.Parameter]:
     if slot.head is not None:
         found |= {f"head.{n}": p for n, p in slot.head.named_parameters()}
     return {f"{role}.{name}": parameter for name, parameter in found.items()}
+
+
+def weights_of(slot: Slot) -> dict[str, nn.Parameter]:
+    """All that is a role's own, but for its head: its adapter, or the whole model."""
+    model = slot.backbone.model
+    if slot.adapter is None:
+        return dict(model.named_parameters())
+    return {n.replace(f".{slot.adapter}", ""): p for n, p in adapter_parameters(model, slot.adapter).items()}

@@ -24,7 +24,7 @@ from tastemaker.models.flops import Counted, Spent, Stage, count
 from tastemaker.models.forward import Want
 from tastemaker.models.heads import HeadKind, kind_of
 from tastemaker.models.load import Source
-from tastemaker.models.prepared import Attention, Prepared, role_parameters
+from tastemaker.models.prepared import Attention, Prepared, role_parameters, weights_of
 from tastemaker.models.probe import ProbeResult
 from tastemaker.models.weights import backbone_hash, combined_hash, model_hash, reward_hash
 from tastemaker.types import Bundles, Role, Scores, TastemakerError
@@ -64,6 +64,7 @@ def build_roles(
     seed: int = 0,
     trust_remote_code: bool = False,
     revision: str | None = None,
+    moving_reference: float | None = None,
 ) -> RoleModels:
     """Loads what `roles` need and shares weights between them.
 
@@ -75,6 +76,7 @@ def build_roles(
 
     `dtype` auto: float32 on the CPU, bfloat16 elsewhere (a float64 model stays float64). With bfloat16 the
     trained weights stay float32 masters under autocast and frozen weights are stored in bfloat16.
+    `moving_reference` gives the reference weights of its own that `mix` may move, and says by what share.
     `token_budget` bounds the forward passes of `score`. Fresh adapters and heads are drawn from `seed`.
 
     Raises TastemakerError for what the user can mend; see `load_causal`.
@@ -93,6 +95,7 @@ def build_roles(
         seed=seed,
         trust_remote_code=trust_remote_code,
         revision=revision,
+        moving_reference=moving_reference,
     )
     return RoleModels(
         assemble(plan),
@@ -100,6 +103,7 @@ def build_roles(
         attention=attention,
         token_budget=token_budget,
         gradient_checkpointing=gradient_checkpointing,
+        moving=("reference",) if moving_reference is not None else (),
     )
 
 
@@ -124,6 +128,7 @@ class RoleModels:
         attention: Attention,
         token_budget: int,
         gradient_checkpointing: bool,
+        moving: Sequence[Role] = (),
     ) -> None:
         self.token_budget = token_budget
         self.dtype = assembly.compute
@@ -132,6 +137,7 @@ class RoleModels:
         self.notes: tuple[str, ...] = tuple(assembly.notes)
         """What the user should be told about how the roles were made."""
         self._device = device
+        self._moving = tuple(moving)
         self._slots: dict[Role, Slot] = dict(assembly.slots)
         self._prepared: dict[int, Prepared] = {}
         self._open: list[Role] = []
@@ -255,12 +261,12 @@ class RoleModels:
         return role_parameters(role, self._slot(role))
 
     def state(self) -> dict[str, Tensor]:
-        """The trained weights themselves (not copies), by name: what a checkpoint holds."""
-        return {name: p.detach() for name, p in self._trained()}
+        """The weights that change in a run, themselves (not copies), by name: what a checkpoint holds."""
+        return {name: p.detach() for name, p in self._changing()}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Puts back what `state` gave, exactly. Raises TastemakerError where names, shapes or dtypes differ."""
-        trained = dict(self._trained())
+        trained = dict(self._changing())
         wrong = sorted(set(trained) ^ set(state)) or [
             n for n, p in trained.items() if p.shape != state[n].shape or p.dtype != state[n].dtype
         ]
@@ -273,9 +279,25 @@ class RoleModels:
             for name, parameter in trained.items():
                 parameter.copy_(state[name])
 
-    def _trained(self) -> Iterator[tuple[str, nn.Parameter]]:
+    def mix(self, role: Role, towards: Role, share: float) -> None:
+        """Moves a frozen role's weights: share * (those of `towards`) + (1 - share) * its own, by name. The
+        role must have been built to move.
+        """
+        if role not in self._moving:
+            raise RuntimeError(f"{role} was not built to move")
+        own, other = weights_of(self._slot(role)), weights_of(self._slot(towards))
+        with torch.no_grad():
+            for name, parameter in own.items():
+                if share == 1:
+                    parameter.copy_(other[name])
+                else:
+                    parameter.lerp_(other[name].to(parameter.dtype), share)
+
+    def _changing(self) -> Iterator[tuple[str, nn.Parameter]]:
         for role in self._slots:
             yield from self.trainable(role).items()
+            if role in self._moving:
+                yield from ((f"{role}.{name}", p) for name, p in weights_of(self._slot(role)).items())
 
     # ------------------------------------------------------------------------------- keeping
 
