@@ -17,6 +17,7 @@ from tastemaker.runs.environment import versions
 from tastemaker.studies.arms import Arm
 from tastemaker.studies.costs import arm_cost, article_table, budget_words, search_cost, start_costs
 from tastemaker.studies.courses import courses
+from tastemaker.studies.findings import findings
 from tastemaker.studies.judges import RATES
 from tastemaker.studies.samples import samples
 from tastemaker.studies.stability import stability
@@ -110,6 +111,12 @@ def arm_entry(
         "greedy_difference": said["greedy_against_sft_greedy"][arm.name],
         "cost": arm_cost(arm, chosen, results, plan.seeds, against.get("sft_sampled")),
         "pairs": [r["pairs"] for r in readings],
+        **findings(plan, results, arm, chosen),
+        "other_settings": {
+            label: findings(plan, results, arm, label)["diagnosis_summary"]
+            for label in arm.tried
+            if label != chosen
+        },
         "runs": [near(r["run"], plan) for r in runs],
         "curves": [r["curve"] for r in runs],
         "stopped": [r["stopped"] for r in runs],
