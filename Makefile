@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo test check lint types layers format docs results test-oracle clean help
+.PHONY: demo test check lint types layers format docs results test-oracle bench clean help
 
 help:  ## What can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -56,6 +56,9 @@ test-oracle: $(VENV)/.installed-dev  ## Against TRL itself, which this installs
 
 results: $(VENV)/.installed  ## The committed comparisons: the town over 3 seeds (long)
 	$(BIN)/tastemaker compare --seeds 3 --out docs/results/town
+
+bench: $(VENV)/.installed  ## Ours and TRL's side by side: benchmarks/results (long; resumes where it stopped)
+	$(BIN)/python benchmarks/bench.py
 
 clean:  ## Remove what was made
 	rm -rf $(VENV) site compare .pytest_cache .ruff_cache

@@ -95,12 +95,12 @@ class Project(torch.autograd.Function):
         wide = out[:, : turned * width].to(widened(kind.dtype)).view(len(x), turned, -1, 2)
         torch.view_as_complex(wide).mul_(angles)
         heads = wide.view(len(x), turned, width)
-        query = heads[:, : kind.heads].to(kind.dtype, memory_format=torch.contiguous_format)
-        key = heads[:, kind.heads :].to(kind.dtype, memory_format=torch.contiguous_format)
+        query = heads[:, : kind.heads].to(kind.dtype)
+        key = heads[:, kind.heads :].to(kind.dtype)
         value = out[:, turned * width :].reshape(len(x), kind.key_heads, width)
         ctx.save_for_backward(x, norm, scale, angles, matrix)
         ctx.kind, ctx.biases = kind, len(weights) > 3
-        ctx.weight_dtype = weights[0].dtype
+        ctx.weight_dtype = next(iter(weights)).dtype
         return query.contiguous(), key.contiguous(), value.contiguous()
 
     @staticmethod

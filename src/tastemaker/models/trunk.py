@@ -75,8 +75,7 @@ class Layer:
         tokens = len(tree.branch)
         kind = Kind(dtype, _epsilon(first), self.heads, self.key_heads)
         weights = [linear.weight for linear in qkv]
-        if qkv[0].bias is not None:
-            weights += [linear.bias for linear in qkv]
+        weights += [bias for linear in qkv if (bias := cast("Tensor | None", linear.bias)) is not None]
         query, key, value = cast("tuple[Tensor, ...]", Project.apply(x, first.weight, angles, kind, *weights))
         packed = (h[:tokens].transpose(0, 1)[None] for h in (query, key, value))
         heads = tree.attend(self.attention, *packed, **self.options)[0].reshape(tokens, -1)
