@@ -392,6 +392,8 @@ class Sampling:
     """Responses per prompt."""
     top_k: int = 0
     top_p: float = 1.0
+    stop: tuple[str, ...] = ()
+    """A response ends, too, with the token that completes one of these strings in its own decoded text."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from scipy import stats
 
-from tastemaker.rollout import local
+from tastemaker.rollout import pool
 from tastemaker.rollout.local import LocalGenerator
 from tastemaker.types import Bundles, Sampling, TastemakerError, Tree
 
@@ -208,7 +208,7 @@ def test_rows_are_dropped_when_they_finish(build, wrap, prompts, monkeypatch):
     dropped = LocalGenerator(wrap(model)).generate(prompts(LENGTHS), sampling, seed=0)
     assert sizes[1] == 24
     assert sizes[-1] < 12
-    monkeypatch.setattr(local, "SHRINK_AT", 0.0)
+    monkeypatch.setattr(pool, "SHRINK_AT", 0.0)
     kept = LocalGenerator(wrap(model)).generate(prompts(LENGTHS), sampling, seed=0)
     assert sizes[-1] == 24
     assert responses(kept) == responses(dropped)

@@ -152,3 +152,34 @@ def test_D15_truncation_is_refused_for_training():
         require_full_distribution(Sampling(top_p=0.9))
     with pytest.raises(TastemakerError, match="top_k=5"):
         require_full_distribution(Sampling(top_k=5))
+
+
+@pytest.mark.parametrize("vocabulary", [256, 257, 300, 1000, 4096])
+@pytest.mark.parametrize("share", [0.0, 0.9])
+def test_blocks_find_the_token_that_the_whole_sum_finds(vocabulary, share):
+    generator = torch.Generator().manual_seed(vocabulary)
+    logits = 3 * torch.randn(400, vocabulary, generator=generator)
+    logits[torch.rand(logits.shape, generator=generator) < share] = float("-inf")  # impossible tokens
+    logits[:, 5] = 0.0
+    p = logits.softmax(-1)
+    u = grid(1, 400, 1, 1)[:, 0]
+    u[:4] = torch.tensor([0.0, 1 - 2.0**-50, 0.5, 1 - 2.0**-50], dtype=torch.float64)
+    tokens, logps = draw(logits, u, Sampling())
+    whole = p.cumsum(-1, dtype=torch.float64)
+    expected = torch.searchsorted(whole, (u * whole[:, -1])[:, None], right=True)[:, 0]
+    # the first and last numbers fall on the edge, where the order of summing may decide
+    assert torch.equal(tokens[4:], expected[4:])
+    assert (p[torch.arange(400), tokens] > 0).all()
+    torch.testing.assert_close(logps, logits.log_softmax(-1)[torch.arange(400), tokens], atol=1e-6, rtol=1e-6)
+    assert len(tokens.unique()) > 100 or share
+
+
+def test_blocks_on_the_edges():
+    p = torch.zeros(5, 300)
+    p[0, 299] = 1.0
+    p[1, 0] = 1.0
+    p[2, 127], p[2, 128] = 0.5, 0.5
+    p[3, 127], p[3, 128] = 0.5, 0.5
+    p[4, 128] = 1.0
+    u = torch.tensor([0.0, 1 - 2.0**-50, 0.5 - 2.0**-50, 0.5, 0.0], dtype=torch.float64)
+    assert draw(p.log(), u, Sampling())[0].tolist() == [299, 0, 127, 128, 128]

@@ -12,8 +12,6 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from tastemaker.models.attention import AttentionRule
 
-FIRST_CAPACITY = 32
-"""Generated tokens a row has room for at first; the room doubles when it is full."""
 SCORES_IN_A_BLOCK = 2**24
 """Attention scores held at once while prompts are read by layers that no fused kernel serves."""
 
@@ -22,26 +20,36 @@ SCORES_IN_A_BLOCK = 2**24
 class _Layer:
     """Keys and values that one attention call of the forward has seen so far."""
 
+    keys: Tensor
+    """[R, Hkv, capacity, D]: what each row owns, by slot."""
+    values: Tensor
     prompt_keys: Tensor
-    """[U, Hkv, P, D], zeros behind shorter prompts."""
+    """[U, Hkv, P, D], zeros behind shorter prompts; U = 0 where rows share nothing."""
     prompt_values: Tensor
-    keys: Tensor | None = None
-    """[R, Hkv, capacity, D]: what each row wrote itself."""
-    values: Tensor | None = None
 
-    def write(self, key: Tensor, value: Tensor, at: int, most: int) -> tuple[Tensor, Tensor]:
-        """Stores [R, Hkv, 1, D] as generated token `at`."""
-        if self.keys is None or self.values is None:
-            room = min(most, FIRST_CAPACITY)
-            self.keys = key.new_empty(*key.shape[:2], room, key.shape[3])
-            self.values = value.new_empty(*value.shape[:2], room, value.shape[3])
-        elif at == self.keys.shape[2]:
-            more = min(most, 2 * at) - at
-            self.keys = torch.cat([self.keys, key.expand(-1, -1, more, -1)], dim=2)
-            self.values = torch.cat([self.values, value.expand(-1, -1, more, -1)], dim=2)
-        self.keys.select(2, at).copy_(key.squeeze(2))
-        self.values.select(2, at).copy_(value.squeeze(2))
-        return self.keys, self.values
+    def write(self, key: Tensor, value: Tensor, at: int, most: int) -> None:
+        """Stores [R, Hkv, 1, D] in slot `at` of at most `most`."""
+        if at == self.keys.shape[2]:  # all at once: what is not touched takes no memory
+            self.keys, self.values = _longer(self.keys, most), _longer(self.values, most)
+        self.keys[:, :, at : at + 1] = key
+        self.values[:, :, at : at + 1] = value
+
+    def keep(self, rows: Tensor, prompts: Tensor | None, longest: int, slots: slice) -> None:
+        """Keeps these rows, prompts (None: all) up to `longest` tokens, and slots."""
+        self.keys, self.values = (x[:, :, slots].index_select(0, rows) for x in (self.keys, self.values))
+        if prompts is not None:
+            self.prompt_keys = self.prompt_keys[:, :, :longest].index_select(0, prompts)
+            self.prompt_values = self.prompt_values[:, :, :longest].index_select(0, prompts)
+
+    def grow(self, rows: int, before: int, slots: int, prompts: int, longest: int) -> None:
+        """Makes place for more rows and prompts behind those there are, and `before` slots before theirs."""
+        # zeros: slots from before a row came are hidden by their weight, and 0 * NaN would show
+        self.keys, self.values = (
+            _grown(x, rows, before, max(x.shape[2] + before, slots)) for x in (self.keys, self.values)
+        )
+        self.prompt_keys, self.prompt_values = (
+            _grown(x, prompts, 0, longest) for x in (self.prompt_keys, self.prompt_values)
+        )
 
 
 @dataclass(frozen=True)
@@ -53,129 +61,210 @@ class Segment:
     longest: int
     index: Tensor
     """[T] int64: where each token of the flat stream lies among count x longest padded places."""
+    lengths: Tensor
+    """[count] int64."""
 
 
 class DecodeState:
-    """What travels as `tree=` while decoding: keys and values, prompts once each, and whose turn it is.
+    """What travels as `tree=` while decoding: keys and values, and whose turn it is.
+
+    Rows write into slots, all into the same one at a step; a row that came later has nothing in the slots
+    before its first. Where `shared`, prompts are held once each beside the rows that continue them. Otherwise
+    every row has a prompt of its own, which lies in its slots like what it writes.
 
     Attention calls are told apart by their order in the forward, not by the module's layer number: some
     families call twice in a layer.
     """
 
-    def __init__(
-        self, lengths: Sequence[int], owners: Sequence[int], max_new_tokens: int, device: torch.device
-    ):
+    def __init__(self, device: torch.device, *, shared: bool = True):
         self.device = device
         self.step = 0
-        """Generated tokens each row has stored."""
-        self._most = max_new_tokens
-        self._lengths = torch.tensor(lengths)
-        self._longest = max(lengths)
+        """The slot that is written next."""
+        self._shared = shared
+        self._most = 0
+        """Slots that will be needed."""
+        self._lengths = torch.empty(0, dtype=torch.int64)
+        """[U] tokens of each prompt that is held once; none where nothing is shared."""
+        self._owners = torch.empty(0, dtype=torch.int64)
+        self._came = torch.empty(0, dtype=torch.int64)
+        """[R] the first slot of each row."""
         self._layers: list[_Layer] = []
         self._call = 0
         self._segment: Segment | None = None
-        self._bias: dict[int | None, Tensor | None] = {}
-        self._place(torch.tensor(owners))
+        self._bias: dict[tuple[int | None, int, torch.dtype], tuple[Tensor | None, Tensor | None]] = {}
+
+    def add(self, lengths: Sequence[int], owners: Sequence[int], room: int) -> int:
+        """Makes place for prompts of these lengths and for rows that continue prompts `owners` (ascending,
+        every prompt named; where nothing is shared, once) by up to `room` tokens, behind those there are. Gives
+        the number of the first new prompt; the prompts are to be read by segments.
+        """
+        first, before = len(self._lengths) if self._shared else len(self._owners), 0
+        new = torch.tensor(lengths)
+        if self._shared:
+            self._lengths = torch.cat([self._lengths, new])
+            came = torch.full((len(owners),), self.step)
+        else:
+            before = max(0, max(lengths) - self.step)
+            self.step += before
+            came = self.step - new
+        self._came = torch.cat([self._came + before, came])
+        self._most = max(self._most + before, self.step + room)
+        self._place(torch.cat([self._owners, torch.tensor(owners) + first]))
+        for layer in self._layers:
+            layer.grow(len(self._owners), before, self.step, len(self._lengths), self._longest)
+        return first
 
     def _place(self, owners: Tensor) -> None:
         """Lays rows out by prompt: a grid of U x `_members` where only places `_slots` are taken."""
-        counts = torch.bincount(owners, minlength=len(self._lengths))
         self._owners = owners
+        self._longest = int(self._lengths.max()) if self._shared else 0
+        self._prompts = self._lengths.shape[0]
+        self._latest = int(self._came.max())
+        self._began = self._came.to(self.device)
+        """[R] the slot at which each row's position would be 0 if its slots held its prompt."""
+        self._bias.clear()
+        if not self._shared:
+            return
+        counts = torch.bincount(owners, minlength=len(self._lengths))
         self._members = int(counts.max())
         rank = torch.arange(len(owners)) - (counts.cumsum(0) - counts)[owners]
         full = len(owners) == len(counts) * self._members
         self._slots = None if full else (owners * self._members + rank).to(self.device)
-        self._row_lengths = self._lengths[owners].to(self.device)
+        self._began = self._began - self._lengths[owners].to(self.device)
         self._even = bool((self._lengths == self._longest).all())
-        self._bias.clear()
 
     def begin(self, segment: Segment | None = None) -> None:
         """Before each forward: of a segment of prompts, or of the next token of every row (None)."""
         self._call = 0
         self._segment = segment
-        stale = [window for window in self._bias if window is not None]
-        for window in stale:
-            del self._bias[window]
+        for kind in [kind for kind in self._bias if kind[0] is not None]:
+            del self._bias[kind]  # what a window hides changes with every step
 
     def positions(self) -> Tensor:
-        """[R, 1] int64: where the next token of each row stands."""
-        return (self._row_lengths + self.step).unsqueeze(1)
+        """[R] int64: where the next token of each row stands."""
+        return self.step - self._began
 
     def keep(self, rows: Tensor) -> None:
-        """Drops all rows but `rows` (ascending), and prompts that have none left."""
-        owners = self._owners[rows.cpu()]
-        used, owners = torch.unique_consecutive(owners, return_inverse=True)
-        self._lengths = self._lengths[used]
-        longest = int(self._lengths.max())
-        prompts = None if len(used) == len(self._layers[0].prompt_keys) else used.to(self.device)
-        for layer in self._layers:
-            if prompts is not None:
-                layer.prompt_keys = layer.prompt_keys[:, :, :longest].index_select(0, prompts)
-                layer.prompt_values = layer.prompt_values[:, :, :longest].index_select(0, prompts)
-            if layer.keys is not None and layer.values is not None:
-                layer.keys, layer.values = layer.keys.index_select(0, rows), layer.values.index_select(0, rows)
-        if prompts is not None:
-            self._longest = longest
+        """Drops all rows but `rows` (ascending), prompts that have none left, slots from before them all."""
+        kept = rows.cpu()
+        used, owners = torch.unique_consecutive(self._owners[kept], return_inverse=True)
+        prompts = None
+        if self._shared:
+            prompts = None if len(used) == len(self._lengths) else used.to(self.device)
+            self._lengths = self._lengths[used]
+        unused = int(self._came[kept].min())
+        self._came = self._came[kept] - unused
         self._place(owners)
+        for layer in self._layers:
+            layer.keep(rows, prompts, self._longest, slice(unused, None))
+        self.step -= unused
+        self._most -= unused
 
     def attend(
-        self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, **options: Any
+        self, module: nn.Module | None, query: Tensor, key: Tensor, value: Tensor, **options: Any
     ) -> tuple[Tensor, None]:
         """One layer of the forward announced by `begin`: `query` [1, H, T, D] of a segment's flat stream, or
         [R, H, 1, D] of the rows' next tokens.
         """
-        rule = AttentionRule.of(query, options)
+        return self.apply(query, key, value, AttentionRule.of(query, options)), None
+
+    def apply(
+        self, query: Tensor, key: Tensor, value: Tensor, rule: AttentionRule, *, last: bool = False
+    ) -> Tensor:
+        """`attend`, by a rule. `last`: `query` is [U, H, 1, D] of the last token of each prompt of the segment,
+        and so is the output.
+        """
         call = self._call
         self._call += 1
         if self._segment is not None:
-            return self._read(call, self._segment, query, key, value, rule), None
-        layer = self._layers[call]
-        return self._continue(layer, query, key, value, rule), None
+            return self._read(call, self._segment, query, key, value, rule, last)
+        return self._continue(self._layers[call], query, key, value, rule)
 
     def _read(
-        self, call: int, part: Segment, query: Tensor, key: Tensor, value: Tensor, rule: AttentionRule
+        self,
+        call: int,
+        part: Segment,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        rule: AttentionRule,
+        last: bool,
     ) -> Tensor:
-        query, key, value = (_pad(x, part) for x in (query, key, value))
         if call == len(self._layers):
-            shape = (len(self._lengths), key.shape[1], self._longest)
-            self._layers.append(
-                _Layer(key.new_zeros(*shape, key.shape[3]), value.new_zeros(*shape, value.shape[3]))
-            )
-        here = slice(part.first, part.first + part.count)
-        self._layers[call].prompt_keys[here, :, : part.longest] = key
-        self._layers[call].prompt_values[here, :, : part.longest] = value
-        output = _causal(query, key, value, rule).transpose(1, 2)
+            self._layers.append(self._layer(key, value))
+        layer, here = self._layers[call], slice(part.first, part.first + part.count)
+        if not self._shared:
+            # where the stream's tokens lie: row, and slot from the row's first on
+            row = part.first + torch.div(part.index, part.longest, rounding_mode="floor")
+            slot = self._began[row] + part.index % part.longest
+            layer.keys.transpose(1, 2)[row, slot] = key[0].transpose(0, 1).to(layer.keys.dtype)
+            layer.values.transpose(1, 2)[row, slot] = value[0].transpose(0, 1).to(layer.values.dtype)
+        key, value = _pad(key, part), _pad(value, part)
+        if self._shared:
+            layer.prompt_keys[here, :, : part.longest] = key
+            layer.prompt_values[here, :, : part.longest] = value
+        if last:
+            return self._look(query, key, value, rule, part)
+        output = _causal(_pad(query, part), key, value, rule).transpose(1, 2)
         return output.reshape(part.count * part.longest, *output.shape[2:])[part.index].unsqueeze(0)
+
+    def _look(self, query: Tensor, key: Tensor, value: Tensor, rule: AttentionRule, part: Segment) -> Tensor:
+        """[count, 1, H, Dv]: what the last tokens of prompts, `query` [count, H, 1, D], see of them."""
+        count, heads, _, width = query.shape
+        groups = key.shape[1]
+        place = torch.arange(part.longest, device=self.device)
+        unseen = place >= part.lengths[:, None]
+        if rule.window is not None:
+            unseen |= part.lengths[:, None] - 1 - place >= rule.window
+        hidden = _minus_infinity(unseen, query.dtype).repeat_interleave(groups, dim=0).unsqueeze(1)
+        query = query.reshape(count * groups, heads // groups, width)
+        weights = _weights(
+            _scores(query, key.flatten(0, 1), hidden, rule), _sinks(rule, groups, count), value.dtype
+        )
+        return torch.bmm(weights, value.flatten(0, 1)).view(count, 1, heads, -1)
+
+    def _layer(self, key: Tensor, value: Tensor) -> _Layer:
+        rows, groups, slots = len(self._owners), key.shape[1], 0 if self._shared else self.step
+        own = [x.new_zeros(rows, groups, slots, x.shape[3], dtype=self._own_dtype(x)) for x in (key, value)]
+        prompts = [x.new_zeros(len(self._lengths), groups, self._longest, x.shape[3]) for x in (key, value)]
+        return _Layer(own[0], own[1], prompts[0], prompts[1])
+
+    def _own_dtype(self, x: Tensor) -> torch.dtype:
+        """Of what rows own: the CPU's products of single rows are 3 to 5 times slower in bfloat16."""
+        return torch.float32 if self.device.type == "cpu" and x.dtype.itemsize < 4 else x.dtype
 
     def _continue(
         self, layer: _Layer, query: Tensor, key: Tensor, value: Tensor, rule: AttentionRule
     ) -> Tensor:
         rows, heads, _, width = query.shape
         groups, step, window = key.shape[1], self.step, rule.window
-        keys, values = layer.write(key, value, step, self._most)
+        layer.write(key, value, step, max(self._most, step + 1))
         first = 0 if window is None else max(0, step + 1 - window)
-        wrote = slice(first, step + 1)
         # [rows * groups, heads of the group, width]: one matrix product a group serves all its heads
-        query = (query * rule.scale).reshape(rows * groups, heads // groups, width)
-        scores = torch.bmm(query, keys[:, :, wrote].view(rows * groups, -1, width).transpose(1, 2))
-        seen = 0
-        if window is None or step + 1 < window:  # else every prompt lies behind the window
-            seen = layer.prompt_keys.shape[2]
-            shared = torch.bmm(self._gather(query, groups), layer.prompt_keys.flatten(0, 1).transpose(1, 2))
-            scores = torch.cat([self._spread(shared, groups), scores], dim=2)
-        bias = self._prompt_bias(window, seen, scores) if seen else None
-        weights = _weights(scores.view(rows, groups, heads // groups, 1, -1), rule, bias, value.dtype)
-        weights = weights.view(rows * groups, heads // groups, -1)
-        output = torch.bmm(weights[..., seen:], values[:, :, wrote].view(rows * groups, -1, values.shape[3]))
-        if seen:
-            shared = torch.bmm(self._gather(weights[..., :seen], groups), layer.prompt_values.flatten(0, 1))
-            output += self._spread(shared, groups)
-        return output.view(rows, 1, heads, -1)
+        query = query.reshape(rows * groups, heads // groups, width)
+        keys = layer.keys.flatten(0, 1)[:, first : step + 1]
+        values = layer.values.flatten(0, 1)[:, first : step + 1]
+        shares = self._shared and (window is None or step - self._latest + 1 < window)
+        hidden, beyond = self._hidden(window, first, shares, keys, layer.prompt_keys)
+        scores = _scores(query.to(keys.dtype), keys, hidden, rule)
+        sinks = _sinks(rule, groups, rows)
+        if not shares:
+            weights = _weights(scores, sinks, values.dtype)
+            return torch.bmm(weights, values).to(value.dtype).view(rows, 1, heads, -1)
+        prompt_keys, prompt_values = layer.prompt_keys.flatten(0, 1), layer.prompt_values.flatten(0, 1)
+        shared = _scores(self._gather(query, groups), prompt_keys, beyond, rule)
+        seen = shared.shape[2]
+        scores = torch.cat([self._spread(shared, groups), scores], dim=2)
+        weights = _weights(scores, sinks, values.dtype)
+        output = torch.bmm(weights[..., seen:], values)
+        shared = torch.bmm(self._gather(weights[..., :seen].to(prompt_values.dtype), groups), prompt_values)
+        output += self._spread(shared, groups)
+        return output.to(value.dtype).view(rows, 1, heads, -1)
 
     def _gather(self, x: Tensor, groups: int) -> Tensor:
         """[R * Hkv, r, n] by row -> [U * Hkv, members * r, n] by prompt."""
         folded, width = x.shape[1:]
-        prompts = len(self._lengths)
+        prompts = self._prompts
         if self._members == 1:
             return x
         if self._slots is not None:
@@ -188,7 +277,7 @@ class DecodeState:
         """The inverse of `_gather`."""
         if self._members == 1:
             return x
-        prompts, width = len(self._lengths), x.shape[2]
+        prompts, width = self._prompts, x.shape[2]
         folded = x.shape[1] // self._members
         x = x.view(prompts, groups, self._members, folded, width).transpose(1, 2)
         x = x.reshape(prompts * self._members, groups, folded, width)
@@ -196,21 +285,67 @@ class DecodeState:
             x = x.index_select(0, self._slots)
         return x.reshape(-1, folded, width)
 
-    def _prompt_bias(self, window: int | None, seen: int, scores: Tensor) -> Tensor | None:
-        """[R, 1, 1, 1, seen + wrote]: -inf at prompt places a row may not see, 0 elsewhere. None: sees all."""
-        if self._even and window is None:
-            return None
-        bias = self._bias.get(window)
-        if bias is None or bias.dtype != scores.dtype:
-            place = torch.arange(seen, device=self.device)
-            end = self._row_lengths.unsqueeze(1)
-            hidden = place >= end
-            if window is not None:
-                hidden |= end + self.step - place >= window
-            bias = torch.zeros(len(hidden), seen + self._most, dtype=scores.dtype, device=self.device)
-            bias[:, :seen].masked_fill_(hidden, float("-inf"))
-            self._bias[window] = bias
-        return bias[:, None, None, None, : scores.shape[2]]
+    def _hidden(
+        self, window: int | None, first: int, shares: bool, keys: Tensor, prompt_keys: Tensor
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """What no row may see, as -inf among zeros, None where it sees all: slots from `first` [R * Hkv, 1, n],
+        and places of prompts [U * Hkv, members, P] (by row, since a window moves with it).
+        """
+        count, groups = keys.shape[1], prompt_keys.shape[1]
+        kind = (window, groups, prompt_keys.dtype)
+        known = self._bias.get(kind)
+        slots = known[0] if known is not None else None
+        if known is None or (slots is not None and slots.shape[2] < count):
+            slots = places = None
+            if self._latest > first:
+                slot = torch.arange(first, first + 2 * count, device=self.device)
+                slots = _minus_infinity(slot < self._came.to(self.device)[:, None], keys.dtype)
+                slots = slots.repeat_interleave(groups, dim=0).unsqueeze(1)
+            if shares and not (self._even and window is None):
+                places = self._hidden_places(window, groups, prompt_keys.dtype)
+            known = self._bias[kind] = (slots, places)
+        return None if slots is None else slots[..., :count], known[1]
+
+    def _hidden_places(self, window: int | None, groups: int, dtype: torch.dtype) -> Tensor:
+        place = torch.arange(self._longest, device=self.device)
+        hidden = place >= self._lengths.to(self.device)[:, None]
+        if window is None:
+            return _minus_infinity(hidden, dtype).repeat_interleave(groups, dim=0).unsqueeze(1)
+        by_row = hidden[self._owners.to(self.device)] | (self.step - self._began[:, None] - place >= window)
+        return self._gather(
+            _minus_infinity(by_row, dtype).repeat_interleave(groups, dim=0).unsqueeze(1), groups
+        )
+
+
+def _minus_infinity(where: Tensor, dtype: torch.dtype) -> Tensor:
+    return torch.zeros(where.shape, dtype=dtype, device=where.device).masked_fill_(where, float("-inf"))
+
+
+def _scores(query: Tensor, keys: Tensor, hidden: Tensor | None, rule: AttentionRule) -> Tensor:
+    """[b, q, k] from [b, q, D] and [b, k, D], with `hidden` [b, 1 or q, k] added."""
+    turned = keys.transpose(1, 2)
+    if hidden is not None and hidden.shape[1] not in (1, query.shape[1]):
+        hidden = hidden.repeat_interleave(query.shape[1] // hidden.shape[1], dim=1)  # members -> their heads
+    if rule.softcap is None and hidden is not None:
+        return torch.baddbmm(hidden, query, turned, alpha=rule.scale)
+    scores = torch.bmm(query * rule.scale, turned)
+    if rule.softcap is not None:
+        scores = scores.div_(rule.softcap).tanh_().mul_(rule.softcap)
+    return scores if hidden is None else scores.add_(hidden)
+
+
+def _longer(x: Tensor, capacity: int) -> Tensor:
+    """[R, Hkv, n, D] -> [R, Hkv, capacity, D]."""
+    longer = x.new_empty(*x.shape[:2], capacity, x.shape[3])
+    longer[:, :, : x.shape[2]] = x
+    return longer
+
+
+def _grown(x: Tensor, count: int, before: int, length: int) -> Tensor:
+    """[n, Hkv, m, D] -> [count, Hkv, length, D] with zeros behind, and `before` of them before."""
+    grown = x.new_zeros(count, x.shape[1], length, x.shape[3])
+    grown[: x.shape[0], :, before : before + x.shape[2]] = x
+    return grown
 
 
 def _pad(x: Tensor, part: Segment) -> Tensor:
@@ -235,27 +370,30 @@ def _causal(query: Tensor, key: Tensor, value: Tensor, rule: AttentionRule) -> T
     query = (query * rule.scale).reshape(prompts, groups, heads // groups, longest, width)
     output = query.new_empty(prompts, groups, heads // groups, longest, value.shape[3])
     block = max(1, SCORES_IN_A_BLOCK // (prompts * heads * longest))
+    sinks = None if rule.sinks is None else rule.sinks.view(1, groups, -1, 1, 1)
     for start in range(0, longest, block):
         end = min(start + block, longest)
         low = 0 if window is None else max(0, start + 1 - window)
         scores = torch.einsum("ughqd,ugkd->ughqk", query[:, :, :, start:end], key[:, :, low:end])
+        if rule.softcap is not None:
+            scores = scores.div_(rule.softcap).tanh_().mul_(rule.softcap)
         apart = torch.arange(start, end, device=key.device)[:, None] - torch.arange(low, end, device=key.device)
         hidden = (apart < 0) if window is None else (apart < 0) | (apart >= window)
-        bias = torch.zeros(hidden.shape, dtype=scores.dtype, device=key.device)
-        bias.masked_fill_(hidden, float("-inf"))
-        weights = _weights(scores, rule, bias, value.dtype)
+        weights = _weights(scores.masked_fill_(hidden, float("-inf")), sinks, value.dtype)
         output[:, :, :, start:end] = torch.einsum("ughqk,ugkd->ughqd", weights, value[:, :, low:end])
     return output.view(prompts, heads, longest, -1)
 
 
-def _weights(scores: Tensor, rule: AttentionRule, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
-    """Softmax over the last axis of [x, Hkv, r, q, k], in float32 or wider. Overwrites `scores`."""
-    if rule.softcap is not None:
-        scores = scores.div_(rule.softcap).tanh_().mul_(rule.softcap)
-    if bias is not None:
-        scores = scores.add_(bias)
+def _sinks(rule: AttentionRule, groups: int, rows: int) -> Tensor | None:
+    return None if rule.sinks is None else rule.sinks.view(groups, -1, 1).repeat(rows, 1, 1)
+
+
+def _weights(scores: Tensor, sinks: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """Softmax over the last axis, in float32 or wider; `sinks`, one a row, take part and carry nothing."""
     wide = torch.promote_types(scores.dtype, torch.float32)
-    if rule.sinks is None:
-        return torch.softmax(scores, dim=-1, dtype=wide).to(dtype)
-    sinks = rule.sinks.to(wide).view(1, *scores.shape[1:3], 1, 1).expand(*scores.shape[:-1], 1)
-    return torch.softmax(torch.cat([scores.to(wide), sinks], dim=-1), dim=-1)[..., :-1].to(dtype)
+    if sinks is None:
+        weights = torch.softmax(scores, dim=-1, dtype=wide)
+    else:
+        beside = sinks.to(wide).expand(*scores.shape[:-1], 1)
+        weights = torch.softmax(torch.cat([scores.to(wide), beside], dim=-1), dim=-1)[..., :-1]
+    return weights if weights.dtype == dtype else weights.to(dtype)

@@ -6,6 +6,8 @@ rows beside it, nor on the order or the number of processes in which rows are dr
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor
 
@@ -14,6 +16,10 @@ from tastemaker.types import Sampling, TastemakerError
 _GOLDEN = 0x9E3779B97F4A7C15
 _BITS = 50
 """Of randomness in a uniform number: few enough that u * total < total in float64."""
+_BELOW_ONE = 1 - 2.0**-52
+"""Times this, a float64 is smaller."""
+BLOCK = 128
+"""Tokens whose probabilities are summed as one before the token is looked for."""
 
 
 def uniforms(seed: int, rows: Tensor, members: Tensor, positions: Tensor) -> Tensor:
@@ -41,19 +47,47 @@ def draw(logits: Tensor, uniform: Tensor, sampling: Sampling) -> tuple[Tensor, T
     `top_k` and `top_p` or not; at temperature 0 under softmax(logits).
     """
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    if sampling.temperature > 0 and sampling.temperature != 1.0:
-        logits = logits / sampling.temperature
-    logps = torch.log_softmax(logits, dim=-1)
-    if sampling.temperature > 0:
-        probabilities = truncate(logps.exp(), sampling.top_k, sampling.top_p)
-        cumulative = probabilities.cumsum(-1, dtype=torch.float64)
-        goal = (uniform * cumulative[:, -1]).unsqueeze(1)
-        tokens = torch.searchsorted(cumulative, goal, right=True)
-        # only a row of NaN runs off the end; its log-probability stays NaN and is reported by the caller
-        tokens.clamp_(max=logits.shape[1] - 1)
-    else:
+    if sampling.temperature == 0:
+        logps = torch.log_softmax(logits, dim=-1)
         tokens = logps.argmax(dim=-1, keepdim=True)
-    return tokens.squeeze(1), logps.gather(1, tokens).squeeze(1)
+        return tokens.squeeze(1), logps.gather(1, tokens).squeeze(1)
+    if sampling.temperature != 1.0:
+        logits = logits / sampling.temperature
+    probabilities = torch.softmax(logits, dim=-1)
+    tokens = _invert(truncate(probabilities, sampling.top_k, sampling.top_p), uniform)
+    return tokens.squeeze(1), probabilities.gather(1, tokens).log_().squeeze(1)
+
+
+def _invert(probabilities: Tensor, uniform: Tensor) -> Tensor:
+    """[R, 1]: of each row the first token up to and with which the sum of [R, V] exceeds u times the whole.
+
+    Sums are float64. Over large vocabularies the block is found first and the token within it, so that only the
+    sums of blocks and one block are added up in order.
+    """
+    whole = probabilities.shape[1] // BLOCK * BLOCK
+    if whole <= BLOCK:
+        cumulative = probabilities.cumsum(-1, dtype=torch.float64)
+        return _first_above(cumulative, uniform.unsqueeze(1) * cumulative[:, -1:])
+    sums = probabilities[:, :whole].unflatten(1, (-1, BLOCK)).sum(-1, dtype=torch.float64)
+    if whole < probabilities.shape[1]:
+        rest = probabilities[:, whole:].sum(-1, dtype=torch.float64, keepdim=True)
+        sums = torch.cat([sums, rest], dim=1)
+    cumulative = sums.cumsum(-1)
+    goal = uniform.unsqueeze(1) * cumulative[:, -1:]
+    block = _first_above(cumulative, goal)
+    before = (block > 0) * cumulative.gather(1, (block - 1).clamp_(min=0))
+    places = block * BLOCK + torch.arange(BLOCK, device=block.device)
+    inside = probabilities.gather(1, places.clamp(max=probabilities.shape[1] - 1))
+    inside = inside.masked_fill_(places >= probabilities.shape[1], 0.0).cumsum(-1, dtype=torch.float64)
+    return block * BLOCK + _first_above(inside.add_(before), goal)
+
+
+def _first_above(cumulative: Tensor, goal: Tensor) -> Tensor:
+    """[R, 1]: the first place of ascending [R, n] that exceeds `goal` [R, 1], or the place where the whole is
+    reached if rounding has put the goal at it or beyond. A row of NaN gives its last place.
+    """
+    within = torch.minimum(goal, cumulative[:, -1:] * _BELOW_ONE)
+    return torch.searchsorted(cumulative, within, right=True).clamp_(max=cumulative.shape[1] - 1)
 
 
 def truncate(probabilities: Tensor, top_k: int, top_p: float) -> Tensor:
@@ -84,11 +118,18 @@ def check_sampling(sampling: Sampling) -> None:
         ("temperature", sampling.temperature, 0 <= sampling.temperature < float("inf"), "0 (greedy) or more"),
         ("n", sampling.n, sampling.n >= 1, "at least 1"),
         ("top_k", sampling.top_k, sampling.top_k >= 0, "0 (no limit) or more"),
+        ("stop", sampling.stop, _are_strings(sampling.stop), "a tuple of strings, none of them empty"),
         ("top_p", sampling.top_p, 0 < sampling.top_p <= 1, "above 0 and at most 1"),
     )
     for name, value, holds, allowed in rules:
         if not holds:
             raise TastemakerError(f"sampling: {name}={value!r} must be {allowed}")
+
+
+def _are_strings(values: object) -> bool:
+    return isinstance(values, tuple) and all(
+        isinstance(v, str) and v for v in cast("tuple[object, ...]", values)
+    )
 
 
 def require_full_distribution(sampling: Sampling) -> None:
