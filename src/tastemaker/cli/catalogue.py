@@ -241,5 +241,5 @@ def _shown(source: str) -> str:
     if value is None or isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, tuple | list):
-        return ",".join(str(v) for v in value) or "none"
+        return ",".join(str(v) for v in value)
     return f"{value:g}" if isinstance(value, float) else str(value)

@@ -199,9 +199,9 @@ class CompareSettings:
     """Where every arm starts: name, folder, run, or 'tiny'; none: the town's own small model."""
     data: str | None = None
     """Preference data: file, folder or hub name; none: the town."""
-    methods: tuple[str, ...] = ()
+    methods: tuple[str, ...] | None = None
     """Methods to compare, and files of recipes; none: dpo and ppo, or only the runs given."""
-    runs: tuple[str, ...] = ()
+    runs: tuple[str, ...] | None = None
     """Finished runs of one start to compare, several seeds of each if there are."""
     seeds: PositiveInt = 2
     """Seeds per arm; the arms are paired by seed."""
@@ -224,19 +224,25 @@ class CompareSettings:
     stages: Mapping[str, Mapping[str, object]] = field(default_factory=dict[str, Mapping[str, object]])
     """Overrides by stage: sft, reward, a method's name, or all."""
 
+    @property
+    def trained_arms(self) -> tuple[str, ...]:
+        """The methods and recipes that the comparison trains."""
+        if self.methods is None:
+            return () if self.runs else ("dpo", "ppo")
+        return self.methods
+
     def __post_init__(self) -> None:
         problems = coerce_fields(self)
         if not problems:
-            for field_name in ("methods", "runs"):
-                given = getattr(self, field_name)
-                if len(set(given)) != len(given):
-                    problems.append(f"{field_name} = {','.join(given)}: the same one twice")
+            for name, given in (("methods", self.methods), ("runs", self.runs)):
+                if given is not None and not given:
+                    problems.append(f"{name} = (): name at least one, or leave it out")
+                if given is not None and len(set(given)) != len(given):
+                    problems.append(f"{name} = {','.join(given)}: the same one twice")
         complain("CompareSettings", problems)
-        if not self.methods and not self.runs:
-            object.__setattr__(self, "methods", ("dpo", "ppo"))
         for_all = self.stages.get("all", {})
         if for_all:
-            names = dict.fromkeys(("sft", "reward", *self.methods, *self.stages))
+            names = dict.fromkeys(("sft", "reward", *self.trained_arms, *self.stages))
             del names["all"]
             spread = {name: {**for_all, **self.stages.get(name, {})} for name in names}
             object.__setattr__(self, "stages", spread)

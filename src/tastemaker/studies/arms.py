@@ -45,12 +45,12 @@ class Arm:
 def arms_of(settings: CompareSettings, preset: Preset) -> dict[str, Arm]:
     """The arms asked for, by name. Raises TastemakerError for what cannot be an arm."""
     found: dict[str, Arm] = {}
-    for asked in settings.methods:
+    for asked in settings.trained_arms:
         arm = recipe_arm(asked) if is_recipe(asked) else method_arm(asked, preset)
         if arm.name in found:
             raise TastemakerError(f"two arms are named {arm.name}; rename the recipe's file")
         found[arm.name] = arm
-    for arm in run_arms(settings.runs):
+    for arm in run_arms(settings.runs or ()):
         if arm.name in found:
             raise TastemakerError(
                 f"the runs given with --runs and --methods both make an arm {arm.name}; name only one of them"

@@ -87,7 +87,7 @@ def preset_for(settings: CompareSettings) -> Preset:
     preset = replace(preset, **changes)
     arms = {
         method: distinct({**tried, **dict(settings.stages.get(method, {}))} for tried in preset.tried(method))
-        for method in settings.methods
+        for method in settings.trained_arms
         if method in METHODS
     }
     return replace(preset, arms=arms, common={})
@@ -95,7 +95,7 @@ def preset_for(settings: CompareSettings) -> Preset:
 
 def adapters_only(settings: CompareSettings) -> bool:
     """Whether every arm trains an adapter, whose copies are small."""
-    return all(settings.stages.get(method, {}).get("use_peft") for method in settings.methods)
+    return all(settings.stages.get(method, {}).get("use_peft") for method in settings.trained_arms)
 
 
 def distinct(settings: Iterable[Settings]) -> list[Settings]:
