@@ -112,7 +112,7 @@ def draw_seed(ax: Axes, seed: Mapping[str, Any], row: str, color: str, far: floa
     fit = (seed["reading"].get("fits") or {}).get(row)
     if fit:
         law = gao(fit)
-        along = [far * ROOM * i / 120 for i in range(1, 121)]
+        along = [min(far, max(xs)) * ROOM * i / 120 for i in range(1, 121)]
         ax.plot(along, [start + law(x) for x in along], color=color, linewidth=1.6)
     else:
         ax.plot(xs, ys, color=color, linewidth=0.9, alpha=0.5)
