@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tastemaker.studies.arms import Arm
+from tastemaker.studies.written import counted, number, title
 
 if TYPE_CHECKING:
     from tastemaker.studies.compare import Plan
@@ -81,7 +83,8 @@ def budget_words(search: Mapping[str, Mapping[str, Any]]) -> str:
     """How equal the search was, in one sentence."""
     runs = {arm: s["runs"] for arm, s in search.items()}
     told = "; ".join(
-        f"{arm}: {s['runs']} runs, {s['flops']:.2g} FLOPs, {s['cpu_seconds']:.0f} s of CPU time"
+        f"{title(arm)}: {counted(s['runs'], 'run')}, {operations(s['flops'])}, "
+        f"{s['cpu_seconds']:.0f} s of CPU time"
         for arm, s in search.items()
     )
     if len(search) < 2:
@@ -93,6 +96,15 @@ def budget_words(search: Mapping[str, Mapping[str, Any]]) -> str:
         f"FLOPs within a factor of {ratio:.2f}" if ratio == ratio and ratio != float("inf") else "FLOPs unknown"
     )
     return f"Search: {even}, {close} ({told})."
+
+
+def operations(flops: float) -> str:
+    """A number of floating-point operations as people write it: 1.2·10¹² FLOPs."""
+    if flops <= 0:
+        return "no FLOPs counted"
+    power = math.floor(math.log10(flops))
+    raised = str(power).translate(str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹"))
+    return f"{flops / 10**power:.1f}·10{raised} FLOPs"
 
 
 def start_costs(results: Results, seeds: Sequence[int]) -> dict[str, Costs]:
@@ -149,16 +161,16 @@ def article_table(plan: Plan, arms: Mapping[str, Mapping[str, Any]]) -> list[dic
             "online or offline",
             "online: rollouts",
             "offline: a fixed data set",
-            both(lambda n: f"{cost[n]['tokens_rollouts']:,.0f} tokens generated"),
+            both(lambda n: f"{number(cost[n]['tokens_rollouts'], 0)} tokens generated"),
         ),
         (
             "cost",
             "5 to 10 million dollars at 70B",
             "0.5 to 1 million dollars at 70B",
             {
-                "ppo": f"{cost['ppo']['flops']:.2g} FLOPs: {ratio:.1f} times DPO's"
+                "ppo": f"{operations(cost['ppo']['flops'])}: {ratio:.1f} times DPO's"
                 + f" ({cost['ppo']['cpu_seconds']:.0f} s of CPU time)",
-                "dpo": f"{cost['dpo']['flops']:.2g} FLOPs ({cost['dpo']['cpu_seconds']:.0f} s of CPU time)",
+                "dpo": f"{operations(cost['dpo']['flops'])} ({cost['dpo']['cpu_seconds']:.0f} s of CPU time)",
             },
         ),
         (

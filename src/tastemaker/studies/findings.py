@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from tastemaker.runs import Run
 from tastemaker.studies.arms import Arm
-from tastemaker.studies.diagnosis import ArmEvidence, Finding, checked, diagnose
 from tastemaker.studies.diagnosis import ORDER as SEVERITIES
+from tastemaker.studies.diagnosis import ArmEvidence, Finding, checked, diagnose
 
 if TYPE_CHECKING:
     from tastemaker.studies.compare import Plan

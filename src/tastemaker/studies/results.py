@@ -22,6 +22,7 @@ from tastemaker.studies.judges import RATES
 from tastemaker.studies.samples import samples
 from tastemaker.studies.stability import stability
 from tastemaker.studies.verdict import Point, choose, verdict
+from tastemaker.studies.written import title
 
 if TYPE_CHECKING:
     from tastemaker.studies.compare import Plan
@@ -273,7 +274,7 @@ def judge_words(plan: Plan) -> dict[str, Any]:
 
 def protocol(plan: Plan, search: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """The rules of this comparison, in words."""
-    counts = ", ".join(f"{name}: {len(arm.tried)}" for name, arm in plan.arms.items())
+    counts = ", ".join(f"{title(name)}: {len(arm.tried)}" for name, arm in plan.arms.items())
     said = [
         "Every arm starts from its seed's SFT policy and learns from the same preferences and prompts.",
         f"Settings tried by each arm on every seed: {counts}. The setting is chosen on at most "

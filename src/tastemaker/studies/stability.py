@@ -25,6 +25,8 @@ from tastemaker.studies.paired import Scores
 from tastemaker.studies.written import counted, number, title
 
 ALPHA = 0.05
+SEEDS_LEAST = 3
+"""Of two seeds the F interval rests on one difference each, and trusts in normality where nothing shows it."""
 QUANTITIES: Mapping[str, str] = {"score": "in score", "kl": "in KL"}
 
 Outcome = Mapping[str, Scores]
@@ -97,7 +99,8 @@ def variance_ratio(
 
     `apart`: the arms' seeds differ in spread, and not only the luck of prompts. Were the seeds' parts equal,
     the ratio would lie between that of the prompts' parts (seeds alike) and 1 (seeds far apart), so the
-    interval must leave out all of that. None where a variance is not known or is zero.
+    interval must leave out all of that, from no fewer than three seeds. None where a variance is not known
+    or is zero.
     """
     if not a["sd"] or not b["sd"]:
         return {"ratio": None, "low": None, "high": None, "apart": False}
@@ -106,7 +109,7 @@ def variance_ratio(
     low = ratio / float(special.fdtri(a["seeds"] - 1, b["seeds"] - 1, tail))
     high = ratio * float(special.fdtri(b["seeds"] - 1, a["seeds"] - 1, tail))
     luck = (a["sd_prompts"] / b["sd_prompts"]) ** 2 if a["sd_prompts"] and b["sd_prompts"] else 1.0
-    apart = low > max(1.0, luck) or high < min(1.0, luck)
+    apart = min(a["seeds"], b["seeds"]) >= SEEDS_LEAST and (low > max(1.0, luck) or high < min(1.0, luck))
     return {"ratio": ratio, "low": low, "high": high, "apart": apart}
 
 

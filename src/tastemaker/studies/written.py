@@ -18,6 +18,8 @@ TITLES: Mapping[str, str] = {
     "simpo": "SimPO",
     "orpo": "ORPO",
     "kto": "KTO",
+    "bco": "BCO",
+    "cpo": "CPO",
     "reward": "reward model",
     "judge": "judge",
 }
