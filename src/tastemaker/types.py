@@ -484,6 +484,11 @@ class Method(Protocol):
         """What logits are divided by before log-softmax, when sampling and when scoring alike."""
         ...
 
+    @property
+    def knows_ties(self) -> bool:
+        """Whether it learns from ties; else rows whose responses are all tied are left out of the data."""
+        ...
+
     def model_options(self) -> Mapping[str, object]:
         """How its models differ from the usual: the kind of reward head, where a value model starts."""
         ...

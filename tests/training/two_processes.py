@@ -9,7 +9,10 @@ import torch
 from tastemaker.methods import METHODS
 from tastemaker.training import train
 
-OWN = {"ppo": {"response_length": 5, "num_ppo_epochs": 2, "num_mini_batches": 2}}
+OWN = {
+    "dpo": {"loss_type": "sigmoid,aot_unpaired"},
+    "ppo": {"response_length": 5, "num_ppo_epochs": 2, "num_mini_batches": 2},
+}
 
 
 def main(root: str, out: str, batch: str) -> None:

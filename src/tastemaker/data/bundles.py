@@ -88,6 +88,7 @@ def tokenise(
     control_tokens: Literal["text", "token"] = "text",
     held_out: Dataset | None = None,
     reward_tokenizer: Any = None,
+    keep_ties: bool = False,
 ) -> Tokenised:
     """Tokenises every record; rows that cannot be used are dropped, counted and named in the receipt.
 
@@ -96,7 +97,7 @@ def tokenise(
     unless `control_tokens` is "token" (for data that was formatted before). `chat_template`: None (the
     tokenizer's own), "plain", a file, or a Jinja template. `tokenizer` is a transformers tokenizer. The
     receipt also says what `held_out` shares with these records, and whether `reward_tokenizer` makes the same
-    tokens of them.
+    tokens of them. Comparisons whose responses are all of one rank are dropped unless `keep_ties`.
 
     Raises TastemakerError: conversations without a template, limits without room, no row left.
     """
@@ -112,7 +113,7 @@ def tokenise(
     for dropped in data.dropped:
         tally.drop(dropped.row, dropped.reason)
     encoder = Encoder(tokenizer)
-    rows = list(_rows(data.records, template, encoder, limits, tally))
+    rows = list(_rows(data.records, template, encoder, limits, tally, keep_ties))
     if not rows:
         dropped = list(tally.dropped().items())[:8]
         reasons = "; ".join(f"{d.count} rows: {visible(reason)}" for reason, d in dropped)
@@ -207,7 +208,12 @@ class _Row:
 
 
 def _rows(
-    records: Sequence[Record], template: ChatTemplate, encoder: Encoder, limits: Limits, tally: Tally
+    records: Sequence[Record],
+    template: ChatTemplate,
+    encoder: Encoder,
+    limits: Limits,
+    tally: Tally,
+    keep_ties: bool,
 ) -> Iterator[_Row]:
     bos = encoder.tokenizer.bos_token if encoder.prefix else None
     eos = encoder.tokenizer.eos_token
@@ -215,7 +221,7 @@ def _rows(
         rendered: list[tuple[int, Record, Rendered]] = []
         for row, record in enumerate(records[start : start + _CHUNK], start=start):
             try:
-                if isinstance(record, Comparison) and len(set(record.ranking)) < 2:
+                if not keep_ties and isinstance(record, Comparison) and len(set(record.ranking)) < 2:
                     raise Unusable(TIE)
                 rendered.append((row, record, render(record, template, bos=bos, eos=eos)))
             except Unusable as unusable:

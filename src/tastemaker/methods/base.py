@@ -47,6 +47,10 @@ class Offline:
     def scoring_temperature(self) -> float:
         return 1.0
 
+    @property
+    def knows_ties(self) -> bool:
+        return False
+
     def model_options(self) -> Mapping[str, object]:
         """How the models of this method differ from the usual: arguments of `models.build_roles`."""
         return {}

@@ -180,6 +180,8 @@ class Job:
                 f"{self.method.name} needs a reward: train one (`tastemaker reward --model ... --data ...`) "
                 "and name it with --reward, or pass a reward function from Python"
             )
+        if settings.precompute_ref_log_probs and "moving_reference" in self.method.model_options():
+            raise TastemakerError("precompute_ref_log_probs: sync_ref_model moves the reference; leave one out")
         roles: tuple[Role, ...] = tuple(
             r for r in self.method.roles if not (r == "reward" and custom is not None)
         )
@@ -287,6 +289,7 @@ class Job:
             chat_template=settings.chat_template,
             held_out=held_out,
             reward_tokenizer=models.slot("reward").source.tokenizer if has_reward else None,
+            keep_ties=self.method.knows_ties,
         )
         if settings.chat_template is not None:  # who goes on from this run must write chats the same way
             models.tokenizer.chat_template = ChatTemplate(models.tokenizer, settings.chat_template).source
