@@ -177,6 +177,15 @@ def test_what_is_not_known_is_left_to_the_model(change: Callable[[torch.nn.Modul
     assert not walk(model, lean=True, shared=True)[1]
 
 
+def test_recomputed_activations_do_not_matter():
+    model = made("llama", torch.float32)
+    expected, _ = walk(model, lean=True, shared=True)
+    model.enable_input_require_grads()
+    found, pure = walk(model, lean=True, shared=True)
+    assert pure
+    assert torch.equal(found, expected)
+
+
 def test_a_dora_adapter_is_left_to_the_model():
     model = made("llama", torch.float32)
     config = lora_config(LoraSettings(r=2), model)

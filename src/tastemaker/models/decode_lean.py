@@ -35,6 +35,8 @@ PACK_STEPS = 24
 """Steps from which bringing weights into oneDNN's layout pays."""
 ROWS = 32
 """What oneDNN is told of the rows to come; it decides nothing but speed."""
+HARMLESS = frozenset({"make_inputs_require_grads"})
+"""Hooks that change no number: what transformers hangs on the embedding where activations are recomputed."""
 
 _PARTS = {
     "layer": {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"},
@@ -200,7 +202,8 @@ def recognise(model: nn.Module, steps: int = 1) -> LeanForward:
         raise Unknown(f"{config.model_type} has no lean forward")
     for name, module in model.named_modules():
         own: Any = module
-        if own._forward_hooks or own._forward_pre_hooks or "forward" in vars(module):
+        hooks = {*own._forward_hooks.values(), *own._forward_pre_hooks.values()}
+        if {getattr(hook, "__name__", "") for hook in hooks} - HARMLESS or "forward" in vars(own):
             raise Unknown(f"{name or type(module).__name__} has a hook or another forward")
     core = base.model
     _only(core, {"embed_tokens", "layers", "norm", "rotary_emb"}, "the backbone")
