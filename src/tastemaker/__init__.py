@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tastemaker.config import CompareSettings, TrainSettings
     from tastemaker.data import read_records
     from tastemaker.errors import TastemakerError
-    from tastemaker.methods import DPO, METHODS, PPO, SFT, RewardModel
+    from tastemaker.methods import CPO, DPO, METHODS, ORPO, PPO, SFT, RewardModel, SimPO
     from tastemaker.runs import Run
     from tastemaker.studies.compare import compare
     from tastemaker.training import train
@@ -27,13 +27,16 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "CPO",
     "DPO",
     "METHODS",
+    "ORPO",
     "PPO",
     "SFT",
     "CompareSettings",
     "RewardModel",
     "Run",
+    "SimPO",
     "TastemakerError",
     "TrainSettings",
     "__version__",
@@ -44,13 +47,16 @@ __all__ = [
 ]
 
 _HOMES = {
+    "CPO": "methods",
     "CompareSettings": "config",
     "DPO": "methods",
     "METHODS": "methods",
+    "ORPO": "methods",
     "PPO": "methods",
     "RewardModel": "methods",
     "Run": "runs",
     "SFT": "methods",
+    "SimPO": "methods",
     "TastemakerError": "errors",
     "TrainSettings": "config",
     "compare": "studies.compare",

@@ -8,7 +8,7 @@ policy unless another is named; where it is, the first step's loss must be ln 2 
 `loss_type` names the formula, or several with `loss_weights`; their definitions are in `functional`. Names
 are TRL's with these departures: `ipo` sums log-ratios over the response as the paper does (TRL's divides by
 length: `ipo_norm`), `label_smoothing` works with sigmoid (TRL ignores it there), and an `sft` part is not
-multiplied by WPO's weights. Ranked responses make all their strict pairs.
+multiplied by WPO's weights (TRL 1.16 fails there). Ranked responses make all their strict pairs.
 """
 
 from __future__ import annotations
