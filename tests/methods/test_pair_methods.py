@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -162,6 +163,19 @@ def test_C1_cut_ordered_and_shared_in_any_way_it_is_one_update(name: str):
     assert_same(whole, gradients(method, models, ready, 40))
     other = prepared(method, models, batch.take([3, 0, 5, 1, 4, 2]))
     assert_same(whole, gradients(method, models, other, 30))
+
+
+@pytest.mark.parametrize("name", ["ld_dpo", "wpo", "rpo", "mpo", "sigmoid_norm", "aot_unpaired"])
+def test_A10_tokens_that_are_not_trained_change_nothing(name: str):
+    method = DPO(**{**VARIANTS, **COUPLED, **MIXED}[name])
+    models, batch = roles_for(method), batch_for(method)
+    trees = tuple(
+        replace(t, trained=tuple(torch.arange(len(r)) % 2 == 0 for r in t.responses)) for t in batch.trees
+    )
+    ready = prepared(method, models, replace(batch, trees=trees))
+    moved(method, models)
+    spoiled = {n: c.where(ready.trained, torch.full_like(c, math.nan)) for n, c in ready.token_columns.items()}
+    assert_same(gradients(method, models, ready), gradients(method, models, ready.with_tokens(**spoiled)))
 
 
 # ------------------------------------------------------------------------------------ AOT
