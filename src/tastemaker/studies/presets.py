@@ -68,6 +68,17 @@ def label_of(settings: Settings, among: Sequence[Settings]) -> str:
     return ",".join(f"{k}={settings[k]}" for k in differing) or "default"
 
 
+OFFLINE = ("dpo", "kto", "bco", "cpo", "orpo", "simpo")
+LENGTH_NORMALISED = (1.0, 2.5, 10.0)
+"""Values of `beta` for SimPO, which is of mean log-probs per token. In other methods too it means another thing
+in each, so that equal values are no equal settings."""
+
+
+def betas_of(method: str, weights: Sequence[float]) -> Sequence[float]:
+    """As many values of `beta` as there are KL weights."""
+    return LENGTH_NORMALISED[-len(weights) :] if method == "simpo" else weights
+
+
 def preset_for(settings: CompareSettings) -> Preset:
     """The preset of a comparison with its overrides: `stages` and the sizes named in `settings`."""
     if settings.data is None:
@@ -137,7 +148,10 @@ def town_preset(size: str) -> Preset:
         sft={},
         reward={**reward, **short},
         arms={
-            "dpo": [{**dpo, "beta": beta, **short} for beta in weights],
+            **{
+                method: [{**dpo, "beta": beta, **short} for beta in betas_of(method, weights)]
+                for method in OFFLINE
+            },
             "ppo": [{**ppo, "kl_coef": kl_coef, **short} for kl_coef in weights],
         },
         common=schedule,
@@ -157,10 +171,10 @@ def data_preset(size: str, *, tiny: bool) -> Preset:
     nothing yet and learns at rates of its size.
     """
     batch = {"per_device_train_batch_size": 16, "warmup_steps": 0.05, "lr_scheduler_type": "cosine"}
-    rates = {"sft": 2e-3, "reward": 5e-4, "dpo": 2e-4, "ppo": 2e-4} if tiny else {}
+    rates = {"sft": 2e-3, "reward": 5e-4}
 
     def stage(name: str, **own: Any) -> dict[str, Any]:
-        rate = {"learning_rate": rates[name]} if name in rates else {}
+        rate = {"learning_rate": rates.get(name, 2e-4)} if tiny else {}
         short = {"max_steps": 2} if size == "quick" else {}
         return {**batch, **rate, **own, **short}
 
@@ -170,7 +184,10 @@ def data_preset(size: str, *, tiny: bool) -> Preset:
         sft=stage("sft", num_train_epochs=3 if tiny else 1),
         reward=stage("reward", num_train_epochs=1),
         arms={
-            "dpo": [stage("dpo", beta=beta, num_train_epochs=1) for beta in weights],
+            **{
+                method: [stage(method, beta=beta, num_train_epochs=1) for beta in betas_of(method, weights)]
+                for method in OFFLINE
+            },
             "ppo": [
                 stage("ppo", kl_coef=kl, max_steps=steps, num_ppo_epochs=2, num_mini_batches=2)
                 for kl in weights
