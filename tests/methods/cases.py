@@ -9,7 +9,17 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from tastemaker.methods import METHODS
 from tastemaker.models import LoraSettings, RoleModels, build_roles, tiny_model
-from tastemaker.types import Bundles, Comparison, Demonstration, Method, Question, Record, Rewarded, Tree
+from tastemaker.types import (
+    Bundles,
+    Comparison,
+    Demonstration,
+    Judgement,
+    Method,
+    Question,
+    Record,
+    Rewarded,
+    Tree,
+)
 
 VOCABULARY = 300
 TEXTS = ("the cat sat on the mat", "a dog ran home", "why is the sky blue ?", "because of the light .")
@@ -70,7 +80,7 @@ def trees(kind: type, count: int = 6, seed: int = 0) -> tuple[Tree, ...]:
 
     made: list[Tree] = []
     for row in range(count):
-        k = {Demonstration: 1, Question: 1}.get(kind, 3 if row == count - 1 else 2)
+        k = {Demonstration: 1, Judgement: 1, Question: 1}.get(kind, 3 if row == count - 1 else 2)
         responses = tuple(ids(1, 9) for _ in range(k))
         made.append(
             Tree(prompt=ids(1, 12), responses=responses, ended=(True,) * (k - 1) + (row % 3 != 2,), row=row)
@@ -86,6 +96,8 @@ def batch_for(method: Method, count: int = 6, seed: int = 0) -> Bundles:
     batch = batch.with_responses(rank=torch.tensor(ranks))
     if method.consumes is Comparison:
         batch = batch.with_trees(margin=torch.linspace(0, 0.5, count, dtype=torch.float64))
+    if method.consumes is Judgement:
+        batch = batch.with_responses(desirable=torch.arange(count) % 3 != 1)
     if method.online:
         scores = torch.linspace(-1, 2, len(batch.lengths), dtype=torch.float64)
         batch = batch.with_responses(score=scores)
@@ -109,6 +121,7 @@ def all_methods() -> list[Method]:
         "simpo": {"label_smoothing": 0.1, "alpha": 0.2},
         "cpo": {"label_smoothing": 0.1, "beta": 0.5},
         "orpo": {"beta": 0.5},
+        "kto": {"beta": 0.5, "undesirable_weight": 1.5},
         "ppo": {"num_ppo_epochs": 2, "num_mini_batches": 2, "kl_coef": 0.2, "response_length": 6},
     }
     return [method(**special.get(name, {})) for name, method in METHODS.items()]

@@ -11,6 +11,7 @@ A raw hh-rlhf dialogue becomes a conversation (human is user), so that the model
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -36,6 +37,8 @@ from tastemaker.data.hub import is_hub_name, is_saved_folder, read_folder, read_
 from tastemaker.data.problems import BadRow, DroppedRow, RowError, Unusable, bad_rows_error, nearest
 from tastemaker.data.rows import RawRow, RawTable
 from tastemaker.types import Comparison, Demonstration, Judgement, Question, Record, StepLabels, TastemakerError
+
+log = logging.getLogger(__name__)
 
 KINDS: tuple[type, ...] = (Demonstration, Comparison, Judgement, StepLabels, Question)
 Source = str | Path | Iterable[Mapping[str, object] | Record]
@@ -175,14 +178,24 @@ def _read(raw: RawTable, kind: type | None, max_bad: float) -> Dataset:
         skipped=tuple(bad),
         numbers=tuple(numbers),
     )
-    return _not_empty(dataset)
+    return _not_empty(dataset, found.kind)
 
 
-def _not_empty(dataset: Dataset) -> Dataset:
+def _not_empty(dataset: Dataset, given: type) -> Dataset:
     if not dataset.records:
         reasons = Counter(d.reason for d in dataset.dropped)
         told = ", ".join(f"{reason}: {n}" for reason, n in reasons.most_common())
         raise TastemakerError(f"{dataset.source}: none of its {dataset.rows} rows can be used ({told}).")
+    if dataset.kind is Judgement and given is Comparison:
+        good = sum(isinstance(r, Judgement) and r.desirable for r in dataset.records)
+        log.info(
+            "%s: its %d comparisons are taken apart into %d good and %d bad responses; what each was compared "
+            "with is not used",
+            dataset.source,
+            dataset.rows - len(dataset.dropped) - len(dataset.skipped),
+            good,
+            len(dataset.records) - good,
+        )
     return dataset
 
 
@@ -314,5 +327,6 @@ def _from_objects(items: Sequence[object], kind: type | None) -> Dataset:
             rows=len(items),
             dropped=tuple(dropped),
             numbers=tuple(numbers),
-        )
+        ),
+        first,
     )

@@ -40,6 +40,7 @@ from tastemaker.functional.statistics import (
 from tastemaker.functional.supervised import nll_loss
 from tastemaker.functional.tensors import explained_variance, mean_and_variance, moments, segment_sum, whiten
 from tastemaker.functional.ties import davidson_loss, rao_kupper_loss
+from tastemaker.functional.unpaired import apo_zero_unpaired_loss, bco_loss, kto_loss
 
 __all__ = [
     "GaoFit",
@@ -50,6 +51,8 @@ __all__ = [
     "alphapo_reward",
     "apo_down_loss",
     "apo_zero_loss",
+    "apo_zero_unpaired_loss",
+    "bco_loss",
     "bco_pair_loss",
     "best_of_n_expectation",
     "best_of_n_kl",
@@ -70,6 +73,7 @@ __all__ = [
     "hinge_loss",
     "ipo_loss",
     "kl_estimate",
+    "kto_loss",
     "log_odds_ratio",
     "mean_and_variance",
     "mean_interval",

@@ -2,6 +2,7 @@
 
 from tastemaker.methods.cpo import CPO
 from tastemaker.methods.dpo import DPO
+from tastemaker.methods.kto import KTO
 from tastemaker.methods.orpo import ORPO
 from tastemaker.methods.ppo import PPO
 from tastemaker.methods.reward import RewardModel
@@ -10,7 +11,7 @@ from tastemaker.methods.simpo import SimPO
 from tastemaker.types import Method
 
 METHODS: dict[str, type[Method]] = {
-    method.name: method for method in (SFT, RewardModel, DPO, SimPO, CPO, ORPO, PPO)
+    method.name: method for method in (SFT, RewardModel, DPO, SimPO, CPO, ORPO, KTO, PPO)
 }
 
-__all__ = ["CPO", "DPO", "METHODS", "ORPO", "PPO", "SFT", "RewardModel", "SimPO"]
+__all__ = ["CPO", "DPO", "KTO", "METHODS", "ORPO", "PPO", "SFT", "RewardModel", "SimPO"]

@@ -166,6 +166,12 @@ class RoleModels:
         return self._device
 
     @property
+    def max_positions(self) -> int | None:
+        """Tokens of the longest row that the first role's model can read; None where nothing bounds it."""
+        model = base_of(self._ready(self.roles[0]).model)
+        return cast("int | None", getattr(model.config, "max_position_embeddings", None))
+
+    @property
     def roles(self) -> tuple[Role, ...]:
         return tuple(self._slots)
 
