@@ -15,7 +15,7 @@ from torch import Tensor
 from methods.cases import batch_for, roles_for
 from methods.test_invariances import moved, prepared
 from references import unpaired as reference
-from tastemaker.methods import KTO
+from tastemaker.methods import BCO, KTO
 from tastemaker.methods.unpaired import mismatched, rotation
 from tastemaker.models import RoleModels
 from tastemaker.types import Bundles, Scores, TastemakerError, Tree
@@ -32,7 +32,7 @@ def by_response(batch: Bundles, values: Tensor) -> list[float]:
     return [float(part.sum()) for part in values.split(batch.lengths.tolist())]
 
 
-def scored(method: KTO, **columns: Tensor) -> tuple[Bundles, Tensor, list[float]]:
+def scored(method: KTO | BCO, **columns: Tensor) -> tuple[Bundles, Tensor, list[float]]:
     """A batch with its columns, log-probabilities and log-ratios."""
     batch = batch_for(method)
     logps, ref = -random(len(batch.targets), 1).abs(), -random(len(batch.targets), 2).abs()
@@ -304,3 +304,43 @@ def test_weights_of_zero_take_a_label_out():
     moved_by = batch.sum_by_response(gradient.abs())
     assert torch.equal(moved_by > 0, batch.response_columns["desirable"])
     assert replace(method).undesirable_weight == 0.0
+
+
+# ------------------------------------------------------------------------------- BCO
+
+
+def test_bco_is_the_papers_with_its_shift_and_weights():
+    method = BCO(beta=0.3, desirable_weight=0.8, undesirable_weight=1.7)
+    method.load_state({"mean_good": 0.5, "mean_bad": -0.1})
+    batch, logps, ratios = scored(method)
+    ready = method.prepare(roles_for(method), batch, lambda x: x)
+    loss = method.loss(Scores(logps=logps), ready)
+    good = batch.response_columns["desirable"].tolist()
+    expected = [(0.8 if y else 1.7) * reference.bco(x, y, 0.2, 0.3) for x, y in zip(ratios, good, strict=True)]
+    assert float(loss.terms["bco"][0]) == pytest.approx(sum(expected), rel=1e-12)
+    assert loss.terms["bco"][1] == "responses"
+    right = sum((0.3 * x > 0.2) == y for x, y in zip(ratios, good, strict=True))
+    assert float(loss.metrics["accuracy"].total) == right
+    assert float(loss.metrics["delta"].total) / loss.metrics["delta"].count == pytest.approx(0.2)
+
+
+def test_bcos_shift_is_the_middle_of_two_moving_averages():
+    method = BCO(shift_decay=0.75)
+    assert method.shift == 0.0
+    method.after_step({"rewards/chosen": 2.0, "rewards/rejected": -1.0})
+    method.after_step({"rewards/chosen": 2.0})  # a batch of good responses alone
+    assert method.mean_good == pytest.approx(0.25 * 2.0 + 0.75 * 0.25 * 2.0)
+    assert method.mean_bad == pytest.approx(0.25 * -1.0)
+    assert method.shift == pytest.approx((0.875 - 0.25) / 2)
+    again = BCO(shift_decay=0.75)
+    again.load_state(method.state())
+    assert again.shift == method.shift
+    for wrong in (-0.1, 1.0):
+        with pytest.raises(TastemakerError, match="shift_decay"):
+            BCO(shift_decay=wrong)
+
+
+def test_bco_takes_precomputed_references():
+    batch, _, _ = scored(BCO())
+    ready = BCO().prepare(roles_for(BCO()), batch, lambda x: x)
+    assert ready.token_columns["reference_logps"] is batch.token_columns["reference_logps"]

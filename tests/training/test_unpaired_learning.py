@@ -8,7 +8,7 @@ from torch import Tensor
 
 from references.scalars import sigmoid
 from tastemaker.config import TrainSettings
-from tastemaker.methods import KTO
+from tastemaker.methods import BCO, KTO
 from tastemaker.training.distributed import World
 from tastemaker.training.loop import Batch, Counters, Step, fit
 from tastemaker.types import Bundles, Method, Tree
@@ -95,3 +95,27 @@ def test_mostly_bad_responses_lose_their_probability(loss_type: str):
     assert (moved[mixed > 0.5] > 0.05).all()
     last = done[-1].metrics
     assert last["rewards/margins"] == pytest.approx(last["rewards/chosen"] - last["rewards/rejected"])
+
+
+def test_bco_reaches_its_fixed_point():
+    """Per prompt e_y = P(good|y) - s(beta log-ratio - delta) is proportional to pi_y, and delta is the middle
+    of the mean rewards of good and of bad labels.
+    """
+    beta = 1.0
+    good = torch.tensor([[0.95, 0.3, 0.6], [0.2, 0.1, 0.5]], dtype=torch.float64)
+    table, done = learn(BCO(beta=beta, shift_decay=0.5), labels(good), steps=200)
+    reward = (beta * logratios(table)).tolist()
+    cells = [(float(good[c, y]), reward[c][y]) for c in range(2) for y in range(3)]
+    means = [
+        sum(p * r for p, r in side) / sum(p for p, _ in side)
+        for side in (cells, [(1 - p, r) for p, r in cells])
+    ]
+    delta = sum(means) / 2
+    assert abs(delta) > 0.01
+    assert done[-1].metrics["delta"] == pytest.approx(delta, abs=1e-3)
+    for context in range(2):
+        error = [float(good[context, y]) - sigmoid(reward[context][y] - delta) for y in range(3)]
+        policy = table.policy[context].tolist()
+        for y in range(3):
+            assert error[y] == pytest.approx(policy[y] * sum(error), abs=2e-3)
+        assert abs(sum(error)) > 0.02  # otherwise the constraint would not matter

@@ -1,5 +1,6 @@
 """The methods, one short file each. Adding one here is all the wiring there is."""
 
+from tastemaker.methods.bco import BCO
 from tastemaker.methods.cpo import CPO
 from tastemaker.methods.dpo import DPO
 from tastemaker.methods.kto import KTO
@@ -11,7 +12,7 @@ from tastemaker.methods.simpo import SimPO
 from tastemaker.types import Method
 
 METHODS: dict[str, type[Method]] = {
-    method.name: method for method in (SFT, RewardModel, DPO, SimPO, CPO, ORPO, KTO, PPO)
+    method.name: method for method in (SFT, RewardModel, DPO, SimPO, CPO, ORPO, KTO, BCO, PPO)
 }
 
-__all__ = ["CPO", "DPO", "KTO", "METHODS", "ORPO", "PPO", "SFT", "RewardModel", "SimPO"]
+__all__ = ["BCO", "CPO", "DPO", "KTO", "METHODS", "ORPO", "PPO", "SFT", "RewardModel", "SimPO"]
