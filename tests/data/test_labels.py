@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tastemaker.data import read_records
-from tastemaker.types import Judgement, TastemakerError
+from tastemaker.types import Comparison, Judgement, TastemakerError
 
 
 def lines(folder: Path, *rows: dict[str, Any]) -> Path:
@@ -45,3 +45,46 @@ def test_a_label_that_is_none_is_an_error_with_its_line(tmp_path: Path):
     )
     with pytest.raises(TastemakerError, match=r"data\.jsonl:2.*label"):
         read_records(path, Judgement)
+
+
+RESPONSES = ["a", "b", "c", "d"]
+
+
+@pytest.mark.parametrize(
+    "ranking, reason",
+    [
+        ([0, 1, 3, 4], "rank 2 is missing"),
+        ([1, 2, 2, 5], "rank 3, 4 is missing and rank 2 stands more than once"),
+        ([0, 0, 0, 2], "rank 1 is missing and rank 0 stands more than once"),
+        ([2, 3, 4, 5], "begin at 0 or 1, begins at 2"),
+        ([0, 1, 2], "3 entries for 4 responses"),
+    ],
+)
+def test_a_ranking_with_a_rank_lost_or_written_twice_is_an_error_with_its_line(
+    ranking: list[int], reason: str, tmp_path: Path
+):
+    good = {"prompt": "p", "responses": RESPONSES, "ranking": [1, 0, 3, 2]}
+    path = lines(tmp_path, good, {**good, "ranking": ranking})
+    with pytest.raises(TastemakerError) as caught:
+        read_records(path)
+    assert "data.jsonl:2" in str(caught.value)
+    assert reason in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "ranking, read",
+    [
+        ([4, 1, 2, 3], (3, 0, 1, 2)),
+        ([0, 0, 1, 2], (0, 0, 1, 2)),
+        ([0, 0, 2, 3], (0, 0, 1, 2)),
+        ([1, 2, 2, 2], (0, 1, 1, 1)),
+        ([1, 1, 1, 4], (0, 0, 0, 1)),
+    ],
+)
+def test_ties_share_a_rank_and_ranks_count_from_0_or_1(
+    ranking: list[int], read: tuple[int, ...], tmp_path: Path
+):
+    path = lines(tmp_path, {"prompt": "p", "responses": RESPONSES, "ranking": ranking})
+    (record,) = read_records(path, Comparison).records
+    assert isinstance(record, Comparison)
+    assert record.ranking == read

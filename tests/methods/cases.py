@@ -123,6 +123,7 @@ def all_methods() -> list[Method]:
         "orpo": {"beta": 0.5},
         "kto": {"beta": 0.5, "undesirable_weight": 1.5},
         "bco": {"beta": 0.5, "desirable_weight": 1.5},
+        "plackett_luce": {"beta": 0.5},
         "ppo": {"num_ppo_epochs": 2, "num_mini_batches": 2, "kl_coef": 0.2, "response_length": 6},
     }
     return [method(**special.get(name, {})) for name, method in METHODS.items()]

@@ -111,7 +111,29 @@ def _ranking(row: Fields, n: int) -> tuple[int, ...]:
     if len(order) != n:
         raise RowError(name, f"has {len(order)} entries for {n} responses")
     levels = sorted(set(order))
+    if name == "ranking":
+        _check_ranks([int(rank) for rank in order])
     return tuple(levels.index(value) for value in order)
+
+
+def _check_ranks(ranks: Sequence[int]) -> None:
+    """Ranks count from 0 or 1. Ties share a rank, and the next is one on (0, 0, 1) or as many on as tied
+    (0, 0, 2); anything else is a rank lost or written twice by mistake.
+    """
+    first = min(ranks)
+    if first not in (0, 1):
+        raise RowError("ranking", f"should begin at 0 or 1, begins at {first}: {list(ranks)}")
+    dense = range(first, first + len(set(ranks)))
+    skipping = {first + sum(other < rank for other in ranks) for rank in ranks}
+    missing = [rank for rank in range(first, max(ranks)) if rank not in ranks]
+    if set(ranks) not in (set(dense), skipping):
+        repeated = sorted({rank for rank in ranks if ranks.count(rank) > 1})
+        twice = f" and rank {', '.join(map(str, repeated))} stands more than once" if repeated else ""
+        raise RowError(
+            "ranking",
+            f"rank {', '.join(map(str, missing))} is missing{twice}: {list(ranks)}. Ties share a rank, as in "
+            "0, 0, 1 or 0, 0, 2",
+        )
 
 
 def _annotated(row: Fields) -> list[Record]:

@@ -2,6 +2,7 @@
 
 from tastemaker.functional.advantages import gae
 from tastemaker.functional.kl import adaptive_kl_coef, exact_kl, kl_estimate
+from tastemaker.functional.listwise import plackett_luce_loss
 from tastemaker.functional.logps import chunked_logps
 from tastemaker.functional.overoptimisation import GaoFit, fit_gao, gao_gain
 from tastemaker.functional.pair_rewards import (
@@ -83,6 +84,7 @@ __all__ = [
     "odds_ratio_loss",
     "paired_interval",
     "paired_spread",
+    "plackett_luce_loss",
     "ppo_clip_loss",
     "rao_kupper_loss",
     "robust_dpo_loss",

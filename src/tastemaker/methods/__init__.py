@@ -5,6 +5,7 @@ from tastemaker.methods.cpo import CPO
 from tastemaker.methods.dpo import DPO
 from tastemaker.methods.kto import KTO
 from tastemaker.methods.orpo import ORPO
+from tastemaker.methods.plackett_luce import PlackettLuce
 from tastemaker.methods.ppo import PPO
 from tastemaker.methods.reward import RewardModel
 from tastemaker.methods.sft import SFT
@@ -12,7 +13,7 @@ from tastemaker.methods.simpo import SimPO
 from tastemaker.types import Method
 
 METHODS: dict[str, type[Method]] = {
-    method.name: method for method in (SFT, RewardModel, DPO, SimPO, CPO, ORPO, KTO, BCO, PPO)
+    method.name: method for method in (SFT, RewardModel, DPO, SimPO, CPO, ORPO, PlackettLuce, KTO, BCO, PPO)
 }
 
-__all__ = ["BCO", "CPO", "DPO", "KTO", "METHODS", "ORPO", "PPO", "SFT", "RewardModel", "SimPO"]
+__all__ = ["BCO", "CPO", "DPO", "KTO", "METHODS", "ORPO", "PPO", "SFT", "PlackettLuce", "RewardModel", "SimPO"]

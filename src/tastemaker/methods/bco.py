@@ -1,10 +1,10 @@
 """Binary classifier optimisation: the implicit reward as a classifier of good and bad (Jung et al. 2024).
 
 The reward beta * log pi/ref is the logit of a classifier trained with cross-entropy, which bounds DPO's
-loss from above (arXiv:2404.04656). The bound is tight where the rewards of good and of bad responses lie as far above
-as below zero, so a shift is taken off first: delta = (E_good[r] + E_bad[r]) / 2. The two means are moving
-averages over steps, kept with checkpoints; a step uses the shift of the steps before it, so it costs no extra
-pass. Both start at 0, which is what the reward is before the first step.
+loss from above (arXiv:2404.04656). The bound is tight where the rewards of good and of bad responses lie as
+far above as below zero, so a shift is taken off first: delta = (E_good[r] + E_bad[r]) / 2. The two means
+are moving averages over steps, kept with checkpoints; a step uses the shift of the steps before it, so it
+costs no extra pass. Both start at 0, which is what the reward is before the first step.
 
 Preference pairs are read as a good response and a bad one, each on its own; for BCO on pairs without a shift
 see DPO's `bco_pair`.

@@ -5,6 +5,9 @@ Minimises, over pairs of responses to one prompt, -log sigmoid(r(x, better) - r(
 pair weighing the same; InstructGPT divides by K choose 2 within a prompt, which is the same where K is
 uniform. `center_rewards_coefficient` adds (r(better) + r(worse))^2 per pair, which pins down the
 constant that Bradley-Terry leaves free (Eisenstein et al. 2023, arXiv:2312.09244).
+
+`loss_type` names another likelihood: `rao_kupper` and `davidson` learn from ties too, `plackett_luce` from
+whole rankings, one term a prompt.
 """
 
 from __future__ import annotations
@@ -13,17 +16,29 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+import torch
 from torch import Tensor
 
-from tastemaker.functional import bradley_terry_loss
+from tastemaker.functional import bradley_terry_loss, davidson_loss, plackett_luce_loss, rao_kupper_loss
+from tastemaker.methods import pairs
 from tastemaker.methods.base import Offline, mean_of
-from tastemaker.types import Bundles, Loss, Metric, Role, Scores, Unit
+from tastemaker.methods.pair_losses import check_names
+from tastemaker.methods.plackett_luce import best_found, ranked
+from tastemaker.types import Bundles, Loss, Metric, Models, Reduce, Role, Scores, TastemakerError, Unit
+
+TIE_LOSSES = {"rao_kupper": (rao_kupper_loss, 3.0), "davidson": (davidson_loss, 1.0)}
+"""Likelihoods with ties, and their usual nu."""
+LOSS_TYPES = ("bradley_terry", *TIE_LOSSES, "plackett_luce")
 
 
 @dataclass
 class RewardModel(Offline):
     """Reward model from pairwise or ranked preferences (Bradley-Terry)."""
 
+    loss_type: Literal["bradley_terry", "rao_kupper", "davidson", "plackett_luce"] = "bradley_terry"
+    """The likelihood: of pairs, of pairs with ties (rao_kupper, davidson), or of whole rankings."""
+    tie_nu: float | None = None
+    """How common ties are, for rao_kupper (3 unless given) and davidson (1)."""
     center_rewards_coefficient: float | None = None
     """Weight of (r(better) + r(worse))^2; None leaves the rewards' zero point free."""
     reward_head: Literal["last", "token"] = "last"
@@ -34,17 +49,46 @@ class RewardModel(Offline):
     trains: ClassVar[tuple[Role, ...]] = ("reward",)
     defaults: ClassVar[Mapping[str, object]] = {"learning_rate": 1e-4, "num_train_epochs": 1.0}
 
+    def __post_init__(self) -> None:
+        check_names((self.loss_type,), LOSS_TYPES)
+        if self.tie_nu is None:
+            return
+        if not self.knows_ties:
+            raise TastemakerError(
+                f"tie_nu has no effect with loss_type {self.loss_type}; it is for {', '.join(TIE_LOSSES)}"
+            )
+        least = 1 if self.loss_type == "rao_kupper" else 0
+        if self.tie_nu <= least:
+            raise TastemakerError(f"tie_nu is {self.tie_nu}; it must be above {least} for ties to be possible")
+
+    @property
+    def knows_ties(self) -> bool:
+        return self.loss_type in TIE_LOSSES
+
     def model_options(self) -> Mapping[str, object]:
         return {"head": self.reward_head}
+
+    def units(self, batch: Bundles) -> Mapping[Unit, int]:
+        """Pairs, ties among them where the likelihood knows ties; trees that rank anything."""
+        units = batch.units()
+        ties = len(pairs.tied_pairs(batch)[0]) if self.knows_ties else 0
+        return {**units, "pairs": units["pairs"] + ties, "trees": int(ranked(batch).sum())}
+
+    def prepare(self, models: Models, batch: Bundles, reduce: Reduce) -> Bundles:
+        margin = batch.tree_columns.get("margin")
+        if self.loss_type == "plackett_luce" and margin is not None and bool((margin != 0).any()):
+            raise TastemakerError(
+                "the data give margins, and a ranking as a whole (loss_type=plackett_luce) has no place for "
+                "them; take loss_type=bradley_terry, or leave that column out"
+            )
+        return batch
 
     def loss(self, scores: Scores, batch: Bundles) -> Loss:
         assert scores.rewards is not None
         rewards = scores.rewards
         better, worse = batch.pairs
         chosen, rejected = rewards[better], rewards[worse]
-        margin = batch.tree_columns.get("margin")
-        losses = bradley_terry_loss(chosen, rejected, None if margin is None else margin[batch.tree[better]])
-        terms: dict[str, tuple[Tensor, Unit]] = {"bradley_terry": (losses.sum(), "pairs")}
+        terms = {self.loss_type: self._likelihood(rewards, batch)}
         if self.center_rewards_coefficient is not None:
             centring = self.center_rewards_coefficient * (chosen + rejected) ** 2
             terms["center_rewards"] = (centring.sum(), "pairs")
@@ -56,4 +100,23 @@ class RewardModel(Offline):
             "min_reward": Metric(seen.min(), kind="min"),
             "max_reward": Metric(seen.max(), kind="max"),
         }
+        if self.loss_type == "plackett_luce":
+            metrics["accuracy_top"] = mean_of(best_found(seen, batch), ranked(batch))
         return Loss(terms, metrics)
+
+    def _likelihood(self, rewards: Tensor, batch: Bundles) -> tuple[Tensor, Unit]:
+        """The negative log-likelihood, summed, and its unit."""
+        if self.loss_type == "plackett_luce":
+            return plackett_luce_loss(rewards, batch.response_columns["rank"], batch.tree).sum(), "trees"
+        better, worse = batch.pairs
+        column = batch.tree_columns.get("margin")
+        margin = None if column is None else column[batch.tree[better]]
+        if self.loss_type == "bradley_terry":
+            return bradley_terry_loss(rewards[better], rewards[worse], margin).sum(), "pairs"
+        formula, usual = TIE_LOSSES[self.loss_type]
+        nu = usual if self.tie_nu is None else self.tie_nu
+        difference = rewards[better] - rewards[worse]
+        won = formula(difference if margin is None else difference - margin.to(rewards.dtype), nu=nu)
+        one, other = pairs.tied_pairs(batch)
+        tied = formula(rewards[one] - rewards[other], nu=nu, tied=True)
+        return torch.cat([won, tied]).sum(), "pairs"
