@@ -32,6 +32,9 @@ class Watch(TorchDispatchMode):
         if "mm" in name:
             left, right = [a for a in args if isinstance(a, Tensor)][-2:]
             self.work += left.shape[0] * left.shape[1] * right.shape[1]
+        elif "_linear_pointwise" in name:
+            left, right = [a for a in args if isinstance(a, Tensor)]
+            self.work += left.numel() * right.shape[0]
         return out
 
 

@@ -18,6 +18,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from tastemaker.functional.products import times, times_transposed, transposed_times
+
 
 class Kind(NamedTuple):
     """How a half is computed."""
@@ -88,7 +90,7 @@ class Project(torch.autograd.Function):
         turned = kind.heads + kind.key_heads
         matrix = _packed(weights[:3], kind).to(kind.dtype)
         normed, scale = rms_norm(x, norm, kind.epsilon, kind.dtype)
-        out = normed @ matrix.t()
+        out = times_transposed(normed, matrix)
         if len(weights) > 3:
             out += _packed(weights[3:], kind).to(kind.dtype)
         width = out.shape[1] // (turned + kind.key_heads)
@@ -119,11 +121,11 @@ class Project(torch.autograd.Function):
             for_weights: tuple[Tensor | None, ...] = (None,) * (len(needs) - 4)
             if any(needs[4:]):
                 normed = rms_norm(x, norm, kind.epsilon, kind.dtype)[0]
-                for_weights = _unpacked(out.t() @ normed, kind, ctx.weight_dtype)
+                for_weights = _unpacked(transposed_times(out, normed), kind, ctx.weight_dtype)
                 if ctx.biases:
                     sums = out.sum(0, dtype=widened(kind.dtype))
                     for_weights += _unpacked(sums, kind, ctx.weight_dtype)
-            for_x, for_norm = rms_norm_backward(out @ matrix, x, scale, norm, weight_wanted=needs[1])
+            for_x, for_norm = rms_norm_backward(times(out, matrix), x, scale, norm, weight_wanted=needs[1])
             return for_x.to(x.dtype), for_norm, None, None, *for_weights
 
 
@@ -151,7 +153,7 @@ class Output(torch.autograd.Function):
         matrix = weight.to(heads.dtype)
         ctx.save_for_backward(heads, matrix)
         ctx.dtypes = (weight.dtype, None if bias is None else bias.dtype)
-        out = (heads @ matrix.t()).to(x.dtype).add_(x)
+        out = times_transposed(heads, matrix).to(x.dtype).add_(x)
         return out if bias is None else out.add_(bias)
 
     @staticmethod
@@ -161,9 +163,9 @@ class Output(torch.autograd.Function):
             heads, matrix = ctx.saved_tensors
             grad = grads[0].to(heads.dtype)
             needs = ctx.needs_input_grad
-            for_weight = (grad.t() @ heads).to(ctx.dtypes[0]) if needs[2] else None
+            for_weight = transposed_times(grad, heads).to(ctx.dtypes[0]) if needs[2] else None
             for_bias = grads[0].sum(0).to(ctx.dtypes[1]) if needs[3] else None
-            return grads[0], grad @ matrix, for_weight, for_bias
+            return grads[0], times(grad, matrix), for_weight, for_bias
 
 
 class GatedMLP(torch.autograd.Function):
@@ -178,10 +180,10 @@ class GatedMLP(torch.autograd.Function):
         both = torch.cat([gate, up]).to(kind.dtype)
         narrow = down.to(kind.dtype)
         normed, scale = rms_norm(x, norm, kind.epsilon, kind.dtype)
-        inner = normed @ both.t()
+        inner = times_transposed(normed, both)
         gates, ups = inner.chunk(2, 1)
         active = torch.nn.functional.silu(gates)
-        out = ((active * ups) @ narrow.t()).to(x.dtype)
+        out = times_transposed(active * ups, narrow).to(x.dtype)
         ctx.save_for_backward(x, norm, scale, both, narrow, inner, active)
         ctx.kind, ctx.weight_dtype = kind, gate.dtype
         return out.add_(x)
@@ -195,8 +197,8 @@ class GatedMLP(torch.autograd.Function):
             gates, ups = inner.chunk(2, 1)
             grad = grads[0].to(kind.dtype)
             needs = ctx.needs_input_grad
-            hidden = grad @ narrow
-            for_down = (grad.t() @ (active * ups)).to(ctx.weight_dtype) if needs[5] else None
+            hidden = times(grad, narrow)
+            for_down = transposed_times(grad, active * ups).to(ctx.weight_dtype) if needs[5] else None
             for_inner = torch.empty_like(inner)
             half = gates.shape[1]
             torch.mul(hidden, active, out=for_inner[:, half:])
@@ -204,6 +206,6 @@ class GatedMLP(torch.autograd.Function):
             for_gate = for_up = None
             if needs[3] or needs[4]:
                 normed = rms_norm(x, norm, kind.epsilon, kind.dtype)[0]
-                for_gate, for_up = (for_inner.t() @ normed).to(ctx.weight_dtype).chunk(2)
-            for_x, for_norm = rms_norm_backward(for_inner @ both, x, scale, norm, weight_wanted=needs[1])
+                for_gate, for_up = transposed_times(for_inner, normed).to(ctx.weight_dtype).chunk(2)
+            for_x, for_norm = rms_norm_backward(times(for_inner, both), x, scale, norm, weight_wanted=needs[1])
             return for_x.add_(grads[0]).to(x.dtype), for_norm, None, for_gate, for_up, for_down

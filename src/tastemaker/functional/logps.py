@@ -10,12 +10,16 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from tastemaker.functional.products import quick, times, times_transposed, transposed_times
+
 KEEP_BYTES = 64 * 2**20
 """Below this size the forward pass leaves its N x V residuals for the backward pass."""
 
 _CHUNK_LOGITS_CPU = 2**24
 _CHUNK_LOGITS_GPU = 2**26
 _BLOCK_LOGITS = 2**18
+_PROJECT_ROWS = 256
+_GRADIENT_ROWS = 4096
 
 
 def chunked_logps(
@@ -104,7 +108,12 @@ def _chunks(n: int, rows: int) -> Iterator[slice]:
 
 
 def _project(hidden: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> None:
-    if bias is None:
+    if quick(hidden, weight):  # it writes into no buffer, so a few rows at a time
+        for rows in _chunks(hidden.shape[0], _PROJECT_ROWS):
+            out[rows] = times_transposed(hidden[rows], weight)
+            if bias is not None:
+                out[rows] += bias
+    elif bias is None:
         torch.mm(hidden, weight.t(), out=out)
     else:
         torch.addmm(bias, hidden, weight.t(), out=out)
@@ -217,7 +226,7 @@ class _ChunkedLogps(torch.autograd.Function):
             if entropies is not None and entropy is not None:
                 entropies[at] = entropy
             if slopes is not None:
-                torch.mul(residuals @ sweep.weight, -head.factor, out=slopes[at])
+                torch.mul(times(residuals, sweep.weight), -head.factor, out=slopes[at])
         if frozen:
             ctx.save_for_backward(None, None, None, None, None, slopes)
         else:
@@ -276,10 +285,13 @@ def _gradients(
         residuals = sweep.chunk(at, residual=True)[2] if kept is None else kept[at]
         coefficient = coefficients[at]
         if for_hidden is not None:
-            for_hidden[at] = (residuals @ sweep.weight) * coefficient[:, None]
+            for_hidden[at] = times(residuals, sweep.weight) * coefficient[:, None]
         if for_weight is not None:
             weighted = (sweep.hidden[at] * coefficient[:, None]).to(head.dtype)
-            if head.dtype == head.wide:
+            if quick(residuals, weighted):
+                for part in _chunks(for_weight.shape[0], _GRADIENT_ROWS):
+                    for_weight[part] += transposed_times(residuals[:, part], weighted)
+            elif head.dtype == head.wide:
                 for_weight.addmm_(residuals.t(), weighted)
             else:
                 _add_widened_(for_weight, residuals.t() @ weighted)
