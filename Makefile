@@ -59,7 +59,7 @@ HH_RLHF ?= ../shared/data/hh_rlhf_harmless.jsonl.gz
 results: $(VENV)/.installed  ## The committed comparisons: the town over 5 seeds, hh-rlhf over 3 where it is there (long)
 	OMP_NUM_THREADS=1 $(BIN)/tastemaker compare --preset full --seeds 5 --out docs/results/town
 	@if [ -f $(HH_RLHF) ]; then \
-	  OMP_NUM_THREADS=1 $(BIN)/tastemaker compare --model tiny --data $(HH_RLHF) --seeds 3 --out docs/results/hh-rlhf-tiny; \
+	  OMP_NUM_THREADS=1 $(BIN)/tastemaker compare --model tiny --data $(HH_RLHF) --seeds 3 --samples 0 --out docs/results/hh-rlhf-tiny; \
 	else echo 'hh-rlhf: $(HH_RLHF) is not there; left as committed (HH_RLHF=... names another place)'; fi
 
 bench: $(VENV)/.installed  ## Ours and TRL's side by side: benchmarks/results (long; resumes where it stopped)

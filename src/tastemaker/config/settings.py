@@ -217,6 +217,8 @@ class CompareSettings:
     """Test prompts every arm answers; none: the preset's number."""
     response_length: PositiveInt | None = None
     """Most tokens in a sampled response; none: the preset's number."""
+    samples: NonNegativeInt = 48
+    """Prompts whose responses the report shows; 0: none, where prompts are not to be passed on."""
     readings: NonNegativeInt | None = None
     """Times each arm is read while it trains, proxy and judge against KL; none: the preset's number."""
     judge: str | None = None

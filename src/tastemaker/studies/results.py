@@ -76,7 +76,7 @@ def collect_results(plan: Plan, results: Results) -> dict[str, Any]:
         ),
         "overoptimisation": courses(plan, results, "gold" if plan.spec is not None else "the judge"),
         "articles": article_table(plan, arms),
-        "samples": samples(readings, sft),
+        "samples": samples(readings, sft, plan.settings.samples),
         "settings": {
             "compare": plain(dump(plan.settings)),
             "preset": plain(plan.preset),

@@ -5,15 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-SHOWN = 48
-"""Prompts in a report."""
-
-
 def samples(
-    readings: Mapping[str, Sequence[Mapping[str, Any]]], sft: Sequence[Mapping[str, Any]]
+    readings: Mapping[str, Sequence[Mapping[str, Any]]], sft: Sequence[Mapping[str, Any]], number: int
 ) -> list[dict[str, Any]]:
-    """Responses side by side for the first seed: of each kind the first prompts as they come, each sampled
-    and greedy.
+    """Responses side by side for the first seed: to about `number` prompts, of each kind the first as they
+    come, each sampled and greedy.
     """
     base = sft[0]["sampled"]
     policies: dict[str, Mapping[str, Any]] = {
@@ -31,13 +27,13 @@ def samples(
                 "scores": {name: p["greedy"]["columns"]["score"][i] for name, p in policies.items()},
             },
         }
-        for i in first_of_each_kind(base["kinds"])
+        for i in first_of_each_kind(base["kinds"], number)
     ]
 
 
-def first_of_each_kind(kinds: Sequence[str]) -> list[int]:
-    """Positions of the first few prompts of every kind, the same number of each, in order."""
-    each = max(1, SHOWN // max(1, len(set(kinds))))
+def first_of_each_kind(kinds: Sequence[str], number: int) -> list[int]:
+    """Positions of the first few prompts of every kind, the same number of each, in order; none for 0."""
+    each = max(1, number // max(1, len(set(kinds)))) if number else 0
     seen: dict[str, int] = {}
     chosen: list[int] = []
     for i, kind in enumerate(kinds):
