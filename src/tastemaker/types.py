@@ -352,7 +352,7 @@ class Scores:
     entropy: Tensor | None = None
     """[N] entropy of the distribution each token was drawn from, in nats; never carries gradient."""
     values: Tensor | None = None
-    """[N] value of the state before each token."""
+    """[N] value of the state before each token; of a process reward model, of the response up to each token."""
     rewards: Tensor | None = None
     """[R] scalar reward of each response."""
 

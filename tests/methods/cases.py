@@ -18,6 +18,7 @@ from tastemaker.types import (
     Question,
     Record,
     Rewarded,
+    StepLabels,
     Tree,
 )
 
@@ -80,7 +81,7 @@ def trees(kind: type, count: int = 6, seed: int = 0) -> tuple[Tree, ...]:
 
     made: list[Tree] = []
     for row in range(count):
-        k = {Demonstration: 1, Judgement: 1, Question: 1}.get(kind, 3 if row == count - 1 else 2)
+        k = {Demonstration: 1, Judgement: 1, StepLabels: 1, Question: 1}.get(kind, 3 if row == count - 1 else 2)
         responses = tuple(ids(1, 9) for _ in range(k))
         made.append(
             Tree(prompt=ids(1, 12), responses=responses, ended=(True,) * (k - 1) + (row % 3 != 2,), row=row)
@@ -98,6 +99,10 @@ def batch_for(method: Method, count: int = 6, seed: int = 0) -> Bundles:
         batch = batch.with_trees(margin=torch.linspace(0, 0.5, count, dtype=torch.float64))
     if method.consumes is Judgement:
         batch = batch.with_responses(desirable=torch.arange(count) % 3 != 1)
+    if method.consumes is StepLabels:
+        place = torch.arange(len(batch.targets))
+        ends = (place % 3 == 0) | (place == len(place) - 1)
+        batch = batch.with_tokens(step_end=ends, step_label=(ends & (place % 2 == 0)).float())
     if method.online:
         scores = torch.linspace(-1, 2, len(batch.lengths), dtype=torch.float64)
         batch = batch.with_responses(score=scores)

@@ -23,6 +23,10 @@ PAIRS = [
     for n, a in enumerate(("a cat", "a dog", "the sky", "rain", "bread", "wood", "a hat"), start=1)
 ]
 
+STEPS = [
+    {"prompt": p["prompt"], "completions": [p["chosen"], p["rejected"]], "labels": [True, False]} for p in PAIRS
+]
+
 
 @pytest.fixture(scope="module")
 def outputs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
@@ -31,6 +35,7 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """
     root = tmp_path_factory.mktemp("processes")
     (root / "pairs.jsonl").write_text("".join(json.dumps(p) + "\n" for p in PAIRS))
+    (root / "steps.jsonl").write_text("".join(json.dumps(p) + "\n" for p in STEPS))
     texts = [f"{p['prompt']} {p['chosen']} {p['rejected']}" for p in PAIRS]
     model, tokenizer = tiny_model(texts, seed=0, vocab_size=300, hidden=16, heads=2)
     model.save_pretrained(root / "base")

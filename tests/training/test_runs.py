@@ -19,11 +19,15 @@ from tastemaker.methods import METHODS
 from tastemaker.models import load_causal, tiny_model
 from tastemaker.runs import Run
 from tastemaker.training import Interrupted, train
+from tastemaker.types import StepLabels
 
 PAIRS = [
     {"prompt": f"what is {a} ?", "chosen": f"it is {a} .", "rejected": f"no {b} {b} idea ."}
     for a in ("a cat", "a dog", "the sky", "rain", "bread")
     for b in ("good", "bad", "old", "new")
+]
+STEPS = [
+    {"prompt": p["prompt"], "completions": [p["chosen"], p["rejected"]], "labels": [True, False]} for p in PAIRS
 ]
 COMMON = {
     "max_steps": 6,
@@ -41,6 +45,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Data, a tiny model and a reward model on disk."""
     root = tmp_path_factory.mktemp("world")
     (root / "pairs.jsonl").write_text("".join(json.dumps(p) + "\n" for p in PAIRS))
+    (root / "steps.jsonl").write_text("".join(json.dumps(p) + "\n" for p in STEPS))
     model, tokenizer = tiny_model(
         [f"{p['prompt']} {p['chosen']} {p['rejected']}" for p in PAIRS],
         seed=0,
@@ -59,7 +64,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run_method(name: str, root: Path, out: Path, **options: object) -> Run:
     method = METHODS[name](**OWN.get(name, {}))
     reward = str(root / "rm") if name == "ppo" else None
-    data = str(root / "pairs.jsonl")
+    data = str(root / ("steps.jsonl" if method.consumes is StepLabels else "pairs.jsonl"))
     return train(method, model=str(root / "base"), data=data, reward=reward, out=out, **{**COMMON, **options})
 
 

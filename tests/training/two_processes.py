@@ -8,6 +8,7 @@ import torch
 
 from tastemaker.methods import METHODS
 from tastemaker.training import train
+from tastemaker.types import StepLabels
 
 OWN = {
     "dpo": {"loss_type": "sigmoid,aot_unpaired"},
@@ -21,7 +22,7 @@ def main(root: str, out: str, batch: str) -> None:
         train(
             method(**OWN.get(name, {})),
             model=f"{root}/base",
-            data=f"{root}/pairs.jsonl",
+            data=f"{root}/{'steps' if method.consumes is StepLabels else 'pairs'}.jsonl",
             reward=f"{root}/rm" if name == "ppo" else None,
             out=f"{out}/{name}",
             max_steps=5,

@@ -38,6 +38,7 @@ from tastemaker.functional.statistics import (
     student_quantile,
     tilted_mean,
 )
+from tastemaker.functional.steps import aggregate_steps, step_loss
 from tastemaker.functional.supervised import nll_loss
 from tastemaker.functional.tensors import explained_variance, mean_and_variance, moments, segment_sum, whiten
 from tastemaker.functional.ties import davidson_loss, rao_kupper_loss
@@ -49,6 +50,7 @@ __all__ = [
     "Spread",
     "Tilted",
     "adaptive_kl_coef",
+    "aggregate_steps",
     "alphapo_reward",
     "apo_down_loss",
     "apo_zero_loss",
@@ -92,6 +94,7 @@ __all__ = [
     "simpo_loss",
     "sppo_hard_loss",
     "standard_error",
+    "step_loss",
     "student_quantile",
     "tilted_mean",
     "whiten",

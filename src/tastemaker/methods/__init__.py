@@ -7,13 +7,28 @@ from tastemaker.methods.kto import KTO
 from tastemaker.methods.orpo import ORPO
 from tastemaker.methods.plackett_luce import PlackettLuce
 from tastemaker.methods.ppo import PPO
+from tastemaker.methods.process_reward import ProcessReward
 from tastemaker.methods.reward import RewardModel
 from tastemaker.methods.sft import SFT
 from tastemaker.methods.simpo import SimPO
 from tastemaker.types import Method
 
 METHODS: dict[str, type[Method]] = {
-    method.name: method for method in (SFT, RewardModel, DPO, SimPO, CPO, ORPO, PlackettLuce, KTO, BCO, PPO)
+    method.name: method
+    for method in (SFT, RewardModel, ProcessReward, DPO, SimPO, CPO, ORPO, PlackettLuce, KTO, BCO, PPO)
 }
 
-__all__ = ["BCO", "CPO", "DPO", "KTO", "METHODS", "ORPO", "PPO", "SFT", "PlackettLuce", "RewardModel", "SimPO"]
+__all__ = [
+    "BCO",
+    "CPO",
+    "DPO",
+    "KTO",
+    "METHODS",
+    "ORPO",
+    "PPO",
+    "SFT",
+    "PlackettLuce",
+    "ProcessReward",
+    "RewardModel",
+    "SimPO",
+]

@@ -5,7 +5,7 @@ transformers and peft.
 from tastemaker.models.adapters import LoraSettings
 from tastemaker.models.export import export_model, merged, save_model
 from tastemaker.models.forward import Scorer
-from tastemaker.models.heads import ScalarHead, TokenHead
+from tastemaker.models.heads import ScalarHead, StepHead, TokenHead
 from tastemaker.models.load import LoadedModel, Source, load_causal
 from tastemaker.models.roles import RoleModels, RoleRow, build_roles
 from tastemaker.models.tiny import tiny_model, word_model
@@ -18,6 +18,7 @@ __all__ = [
     "ScalarHead",
     "Scorer",
     "Source",
+    "StepHead",
     "TokenHead",
     "build_roles",
     "export_model",

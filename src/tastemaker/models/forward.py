@@ -22,7 +22,7 @@ from tastemaker.models.backbone import (
     use_attention,
     whole_logits,
 )
-from tastemaker.models.heads import Head, TokenHead
+from tastemaker.models.heads import Head, StepHead, TokenHead
 from tastemaker.models.layout import Stream, restoring, rows, stream
 from tastemaker.models.probe import ProbeResult, probe
 from tastemaker.models.trunk import trunk_of
@@ -63,8 +63,8 @@ class Scorer(nn.Module):
 
         `logps` gives logps [N] (log-softmax of logits / temperature, in float32 or wider) and, if asked,
         entropy [N]. `rewards` gives rewards [R]: `head` on the hidden state of each response's last token, by
-        index, or a `TokenHead`'s scores summed over the response. `values` gives values [N]: `head` on the
-        state before each token.
+        index, or a `TokenHead`'s scores summed over the response; with a `StepHead` it gives values [N], of the
+        state at each token. `values` gives values [N]: `head` on the state before each token.
 
         Raises:
             TastemakerError: see `layout.stream`; and rewards or values without a head.
@@ -102,6 +102,8 @@ class Scorer(nn.Module):
             return Scores(logps=logps, entropy=entropies)
         if want == "values":
             return Scores(values=cast(nn.Module, head)(hidden.index_select(0, laid.source)))
+        if isinstance(head, StepHead):
+            return Scores(values=head(hidden.index_select(0, laid.at)))
         if isinstance(head, TokenHead):
             before, at = hidden.index_select(0, laid.source), hidden.index_select(0, laid.at)
             scores = head.token_scores(before, at, laid.targets)

@@ -2,7 +2,8 @@
 
 from tastemaker.rewards.function import FunctionReward
 from tastemaker.rewards.learned import LearnedReward
+from tastemaker.rewards.process import ProcessReward
 from tastemaker.rewards.results import Normalisation
 from tastemaker.rewards.text import TextReward
 
-__all__ = ["FunctionReward", "LearnedReward", "Normalisation", "TextReward"]
+__all__ = ["FunctionReward", "LearnedReward", "Normalisation", "ProcessReward", "TextReward"]

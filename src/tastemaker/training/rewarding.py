@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 import torch
+from torch import Tensor
 
 from tastemaker.data import Tokenised
-from tastemaker.models import RoleModels, ScalarHead
-from tastemaker.rewards import LearnedReward, Normalisation
+from tastemaker.models import RoleModels, ScalarHead, StepHead
+from tastemaker.rewards import LearnedReward, Normalisation, ProcessReward
 from tastemaker.runs import Run
 
 SEEN = 512
 """Comparisons whose responses set the zero point."""
 
 
-def learned_reward(models: RoleModels, source: object) -> LearnedReward:
-    """The role `reward` with the normalisation kept beside the reward model `source` (run, folder or name)."""
+def learned_reward(models: RoleModels, source: object) -> LearnedReward | ProcessReward:
+    """The role `reward` with the normalisation kept beside the reward model `source` (run, folder or name); a
+    process reward model by its worst step.
+    """
+    if isinstance(models.slot("reward").head, StepHead):
+
+        def decode(ids: Tensor) -> str:
+            return cast(str, models.tokenizer.decode(ids.tolist(), skip_special_tokens=True))
+
+        return ProcessReward(models, decode)
     return LearnedReward(models, normalisation=normalisation_of(source))
 
 
@@ -45,5 +55,6 @@ def keep_normalisation(models: RoleModels, tokenised: Tokenised, folder: Path) -
     """Brings the mean reward of the responses it learned from to 0, which Bradley-Terry leaves free."""
     batch = tokenised.batch(range(min(SEEN, len(tokenised.trees)))).to(models.device)
     rewards = models.score("reward", batch).rewards
-    assert rewards is not None
+    if rewards is None:  # a model of steps says how likely each is right, which has a zero point
+        return
     Normalisation.of(rewards).save(folder)
