@@ -212,3 +212,11 @@ def test_with_many_arms_the_verdict_folds_its_pairs_away() -> None:
     assert len(results["verdict"]["wins"]) == 15 and len(greedy) == 6
     assert sum(a.get("class") == "match" for _, a in page.tags) == 15
     assert "Both read greedily" in page.text and "Both read greedily" not in page_of(made()).text
+
+
+def test_a_study_without_samples_has_no_section_for_them(tmp_path: Path):
+    write_report(tmp_path, {**made(), "samples": []})
+    page = (tmp_path / "report.html").read_text()
+    assert 'id="samples"' not in page
+    assert 'href="#samples"' not in page
+    assert 'id="protocol"' in page
