@@ -354,7 +354,7 @@ class Scores:
     values: Tensor | None = None
     """[N] value of the state before each token; of a process reward model, of the response up to each token."""
     rewards: Tensor | None = None
-    """[R] scalar reward of each response."""
+    """[R] scalar reward of each response; [R, H] of an ensemble of H heads."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -24,7 +24,7 @@ def reward_accuracy(models: Models, held_out: Bundles, gold: Tensor | None = Non
     """
     rewards = models.score("reward", held_out).rewards
     assert rewards is not None
-    rewards = rewards.double().cpu()
+    rewards = (rewards.mean(-1) if rewards.dim() == 2 else rewards).double().cpu()
     agrees = pair_accuracy(rewards, held_out.pairs)
     interval = mean_interval(agrees)
     result = {

@@ -43,6 +43,8 @@ class RewardModel(Offline):
     """Weight of (r(better) + r(worse))^2; None leaves the rewards' zero point free."""
     reward_head: Literal["last", "token"] = "last"
     """Where the scalar is read: at the response's last token, or summed over a score per token."""
+    ensemble: int = 1
+    """Heads on the one backbone, each from a seed of its own; their spread is the reward's uncertainty."""
 
     name: ClassVar[str] = "reward"
     roles: ClassVar[tuple[Role, ...]] = ("reward",)
@@ -51,6 +53,10 @@ class RewardModel(Offline):
 
     def __post_init__(self) -> None:
         check_names((self.loss_type,), LOSS_TYPES)
+        if self.ensemble < 1:
+            raise TastemakerError(f"ensemble is {self.ensemble}; it must be at least 1")
+        if self.ensemble > 1 and self.reward_head == "token":
+            raise TastemakerError("ensemble is of heads that read the last token; take reward_head=last")
         if self.tie_nu is None:
             return
         if not self.knows_ties:
@@ -66,6 +72,8 @@ class RewardModel(Offline):
         return self.loss_type in TIE_LOSSES
 
     def model_options(self) -> Mapping[str, object]:
+        if self.ensemble > 1:
+            return {"head": "ensemble", "heads": self.ensemble}
         return {"head": self.reward_head}
 
     def units(self, batch: Bundles) -> Mapping[Unit, int]:
@@ -85,14 +93,16 @@ class RewardModel(Offline):
 
     def loss(self, scores: Scores, batch: Bundles) -> Loss:
         assert scores.rewards is not None
-        rewards = scores.rewards
+        heads = scores.rewards.unbind(-1) if scores.rewards.dim() == 2 else (scores.rewards,)
         better, worse = batch.pairs
-        chosen, rejected = rewards[better], rewards[worse]
-        terms = {self.loss_type: self._likelihood(rewards, batch)}
+        likelihoods = [self._likelihood(rewards, batch) for rewards in heads]
+        mean = torch.stack([total for total, _ in likelihoods]).mean()
+        terms: dict[str, tuple[Tensor, Unit]] = {self.loss_type: (mean, likelihoods[0][1])}
         if self.center_rewards_coefficient is not None:
-            centring = self.center_rewards_coefficient * (chosen + rejected) ** 2
-            terms["center_rewards"] = (centring.sum(), "pairs")
-        seen = rewards.detach()
+            sums = torch.stack([rewards[better] + rewards[worse] for rewards in heads])
+            terms["center_rewards"] = (self.center_rewards_coefficient * (sums**2).mean(0).sum(), "pairs")
+        seen = torch.stack(heads).detach().mean(0)
+        chosen, rejected = seen[better], seen[worse]
         metrics = {
             "accuracy": mean_of((chosen > rejected).to(seen.dtype) + 0.5 * (chosen == rejected)),
             "margin": mean_of(chosen - rejected),
@@ -100,6 +110,8 @@ class RewardModel(Offline):
             "min_reward": Metric(seen.min(), kind="min"),
             "max_reward": Metric(seen.max(), kind="max"),
         }
+        if len(heads) > 1:
+            metrics["uncertainty"] = mean_of(torch.stack(heads).std(0))
         if self.loss_type == "plackett_luce":
             metrics["accuracy_top"] = mean_of(best_found(seen, batch), ranked(batch))
         return Loss(terms, metrics)

@@ -58,6 +58,8 @@ class Plan:
     seed: int
     trust_remote_code: bool
     revision: str | None
+    heads: int = 1
+    """Of a reward model that is an ensemble."""
     moving_reference: float | None = None
     """Share of the policy that the reference takes on when it moves (`RoleModels.mix`); None: it stays."""
 
@@ -289,7 +291,7 @@ class _Assembler:
         head = copy.deepcopy(start.head)
         if head is None:
             hidden, vocabulary = sizes(start.model)
-            head = make_head(self.plan.head, hidden, vocabulary, seed=self.plan.seed)
+            head = make_head(self.plan.head, hidden, vocabulary, seed=self.plan.seed, heads=self.plan.heads)
         if self.shared is not None:
             return self._attached("reward", start, start.adapter, head=head, trained=True)
         return Slot(Backbone(self._own(start, self.masters)), start, head=head, trained=True)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from tastemaker.errors import TastemakerError
 
-HeadKind = Literal["last", "token", "step"]
+HeadKind = Literal["last", "token", "step", "ensemble"]
 WEIGHTS_FILE = "head.safetensors"
 CONFIG_FILE = "head.json"
 
@@ -87,11 +87,39 @@ class StepHead(ScalarHead):
         super().__init__(hidden, bias=True)
 
 
-Head = ScalarHead | TokenHead
+class EnsembleHead(nn.Module):
+    """H scores of a response from its last token: heads drawn from seeds of their own, on one backbone.
+
+    Where they agree the data decided; where they differ it did not (Coste et al. 2024, arXiv:2310.02743, with
+    whole models; heads are what one backbone can hold).
+    """
+
+    def __init__(self, hidden: int, heads: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(heads, hidden))
+
+    def init(self, seed: int) -> EnsembleHead:
+        """Draws head h as a `ScalarHead` is drawn from seed + 10007 h; the first is the single head's."""
+        with torch.no_grad():
+            for h, row in enumerate(self.weight):
+                single = ScalarHead(len(row)).init(torch.Generator().manual_seed(seed + 10007 * h))
+                row.copy_(single.weight[0])
+        return self
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """[M, d] -> [M, H]."""
+        with torch.autocast(hidden.device.type, enabled=False):
+            dtype = _compute_dtype(hidden)
+            return hidden.to(dtype) @ self.weight.to(dtype).T
 
 
-def make_head(kind: HeadKind, hidden: int, vocabulary: int, *, seed: int) -> Head:
-    """A fresh reward head. `last` and `step` are drawn from `seed`, `token` starts at zero."""
+Head = ScalarHead | TokenHead | EnsembleHead
+
+
+def make_head(kind: HeadKind, hidden: int, vocabulary: int, *, seed: int, heads: int = 1) -> Head:
+    """A fresh reward head. `token` starts at zero, others are drawn from `seed`; `heads`: of an ensemble."""
+    if kind == "ensemble":
+        return EnsembleHead(hidden, heads).init(seed)
     if kind == "token":
         return TokenHead(hidden, vocabulary)
     head = StepHead(hidden) if kind == "step" else ScalarHead(hidden)
@@ -102,14 +130,21 @@ def kind_of(head: Head) -> HeadKind:
     """The name `make_head` knows this head by."""
     if isinstance(head, TokenHead):
         return "token"
+    if isinstance(head, EnsembleHead):
+        return "ensemble"
     return "step" if isinstance(head, StepHead) else "last"
 
 
 def value_from(head: Head | None, hidden: int) -> ScalarHead:
-    """A value head that starts as the reward head does, or at zero where that head is not a scalar one
-    of the same width. The reward head itself is left alone.
+    """A value head that starts as the reward head does (an ensemble's mean), or at zero where that head is not
+    a scalar one of the same width. The reward head itself is left alone.
     """
     value = ScalarHead(hidden, bias=True)
+    if isinstance(head, EnsembleHead):
+        single = ScalarHead(head.weight.shape[1]).to(head.weight.dtype)
+        with torch.no_grad():
+            single.weight.copy_(head.weight.mean(0, keepdim=True))
+        head = single
     if isinstance(head, ScalarHead) and head.weight.shape[1] == hidden:
         value.to(head.weight.dtype)
         with torch.no_grad():
@@ -135,7 +170,7 @@ def load_head(folder: Path) -> Head | None:
     try:
         kind: object = json.loads(config.read_text(encoding="utf-8"))["kind"]
         tensors = load_file(folder / WEIGHTS_FILE)
-        return head_from(tensors, kind if kind in ("token", "step") else "last")
+        return head_from(tensors, kind if kind in ("token", "step", "ensemble") else "last")
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise TastemakerError(
             f"{folder}: the reward head cannot be read ({error}). {CONFIG_FILE} and {WEIGHTS_FILE} must be as "
@@ -148,6 +183,9 @@ def head_from(tensors: Mapping[str, Tensor], kind: HeadKind) -> Head:
     if kind == "token":
         vocabulary, hidden = tensors["bilinear"].shape
         head: Head = TokenHead(hidden, vocabulary)
+    elif kind == "ensemble":
+        heads, hidden = tensors["weight"].shape
+        head = EnsembleHead(hidden, heads)
     elif kind == "step":
         head = StepHead(tensors["weight"].shape[1])
     else:

@@ -55,6 +55,7 @@ def build_roles(
     reward: Source | None = None,
     lora: LoraSettings | None = None,
     head: HeadKind = "last",
+    heads: int = 1,
     value_init: ValueInit = "reward",
     dtype: str | torch.dtype = "auto",
     device: str | torch.device = "auto",
@@ -72,7 +73,8 @@ def build_roles(
     never changed. `reference` None means the start itself: a frozen copy of those very weights (with LoRA
     the base with adapters off, or a frozen copy of the adapter started from). `reward` is a reward run or a
     reward model, needed where `reward` is a role and not trained; where it is trained, `head` names its
-    kind. `value_init` says where a value model starts. A start that is a LoRA run continues its adapter.
+    kind (`heads`: how many an ensemble has). `value_init` says where a value model starts. A start that is a
+    LoRA run continues its adapter.
 
     `dtype` auto: float32 on the CPU, bfloat16 elsewhere (a float64 model stays float64). With bfloat16 the
     trained weights stay float32 masters under autocast and frozen weights are stored in bfloat16.
@@ -90,6 +92,7 @@ def build_roles(
         reward=reward,
         lora=lora,
         head=head,
+        heads=heads,
         value_init=value_init,
         compute=_compute_dtype(dtype, placed),
         seed=seed,

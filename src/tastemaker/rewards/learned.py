@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from torch import Tensor
+
 from tastemaker.rewards.results import Normalisation, rewarded
-from tastemaker.types import Bundles, Models, Record, Rewarded, Role
+from tastemaker.types import Bundles, Models, Record, Rewarded, Role, TastemakerError
 
 
 class LearnedReward:
@@ -13,7 +15,7 @@ class LearnedReward:
 
     Scores token ids as they are, so the model must share the policy's tokenizer; for one that does not, see
     `TextReward`. Parts: `raw`, what the model said. Total: the same after `normalisation`, applied here and
-    only here.
+    only here. An ensemble gives the mean of its heads, and `uncertainty`, their standard deviation.
     """
 
     def __init__(
@@ -22,9 +24,18 @@ class LearnedReward:
         role: Role = "reward",
         *,
         normalisation: Normalisation | None = None,
+        uncertainty_penalty: float = 0.0,
         name: str = "reward_model",
     ):
-        """`normalisation`: what was kept with the model (`Normalisation.load(folder)`); None: raw rewards."""
+        """`normalisation`: what was kept with the model (`Normalisation.load(folder)`); None: raw rewards.
+        `uncertainty_penalty`: standard deviations among an ensemble's heads taken off their mean.
+
+        Raises:
+            TastemakerError: a negative penalty.
+        """
+        if uncertainty_penalty < 0:
+            raise TastemakerError(f"uncertainty_penalty is {uncertainty_penalty}; it must not be negative")
+        self._penalty = uncertainty_penalty
         self.name = name
         self._models = models
         self._role: Role = role
@@ -39,5 +50,13 @@ class LearnedReward:
         scores = self._models.score(self._role, batch).rewards
         if scores is None:
             raise ValueError(f"role {self._role!r} gives no rewards")
+        parts: dict[str, Tensor] = {}
+        if scores.dim() == 2:
+            parts["uncertainty"] = scores.std(-1)
+            scores = scores.mean(-1) - self._penalty * parts["uncertainty"]
+        elif self._penalty and len(scores):
+            raise TastemakerError(
+                f"{self.name}: uncertainty_penalty needs an ensemble; this model has one head"
+            )
         raw = rewarded(scores, batch, f"{self.name} (role {self._role!r})").total
-        return Rewarded(total=self._normalisation(raw), parts={"raw": raw})
+        return Rewarded(total=self._normalisation(raw), parts={"raw": raw, **parts})
