@@ -3,12 +3,51 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
+from tastemaker.data import tokenise
 from tastemaker.rewards.results import Decode, Normalisation, completions, prompts, rewarded
-from tastemaker.types import Bundles, Record, Rewarded, Text
+from tastemaker.types import Bundles, Demonstration, Models, Record, Rewarded, TastemakerError, Text
 
 ScoreTexts = Callable[[Sequence[Text], Sequence[str]], object]
 """(prompts [R] as they stand in the data, responses [R]) -> R numbers (list, array or tensor)."""
+
+
+class Judge(Models, Protocol):
+    """Models with the tokenizer they read by."""
+
+    @property
+    def tokenizer(self) -> Any: ...
+
+
+def score_with(models: Judge, *, max_length: int = 2048) -> ScoreTexts:
+    """A reward model as a function of texts, by its own tokenizer and chat template, whatever the policy's are.
+
+    `models` hold the role `reward`. A response that is empty, or that does not fit whole with its prompt into
+    `max_length` of its tokens, gets None: the reward does not apply to it.
+
+    The function raises TastemakerError where none of the texts it is given fits.
+    """
+
+    def score(prompts: Sequence[Text], responses: Sequence[str]) -> list[float | None]:
+        said: list[float | None] = [None] * len(responses)
+        records = [
+            Demonstration(prompt=prompt, response=response, row=str(i))
+            for i, (prompt, response) in enumerate(zip(prompts, responses, strict=True))
+            if response.strip()
+        ]
+        if not records:
+            return said
+        read = tokenise(records, models.tokenizer, max_length=max_length, truncation_mode="drop")
+        rewards = models.score("reward", read.batch(range(len(read)))).rewards
+        if rewards is None:
+            raise TastemakerError("the reward model scores steps, not responses; see rewards.ProcessReward")
+        means = rewards.mean(-1) if rewards.dim() == 2 else rewards
+        for record, reward in zip(read.records, means.tolist(), strict=True):
+            said[int(record.row)] = reward
+        return said
+
+    return score
 
 
 class TextReward:

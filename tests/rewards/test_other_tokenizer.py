@@ -1,0 +1,70 @@
+"""A reward model whose tokenizer is not the policy's reads the text, and says what it says to anybody."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tastemaker.data import read_records, tokenise
+from tastemaker.methods import PPO, RewardModel
+from tastemaker.models import build_roles, tiny_model
+from tastemaker.rewards import TextReward, score_with
+from tastemaker.training import train
+from tastemaker.types import Comparison, Demonstration, TastemakerError
+
+PAIRS = [
+    {"prompt": f"what is {a} ?", "chosen": f"it is {a} .", "rejected": f"no {b} idea ."}
+    for a in ("a cat", "a dog", "the sky", "rain")
+    for b in ("good", "bad")
+]
+TEXTS = [" ".join(p.values()) for p in PAIRS]
+
+
+def test_text_goes_over_and_not_ids(tmp_path: Path):
+    policy = tiny_model(TEXTS, seed=0, vocab_size=290, hidden=16, heads=2)
+    other = tiny_model(["quite other words for merges", *TEXTS[:2]], seed=1, vocab_size=320, hidden=16, heads=2)
+    short = {"max_length": 64, "num_samples": 0}
+    run = train(
+        RewardModel(), model=other, data=PAIRS, out=tmp_path / "rm", max_steps=3, learning_rate=1e-2, **short
+    )
+    judge = build_roles(("reward",), (), policy=None, reward=run.model_dir, dtype="float32")
+
+    def decode(ids: torch.Tensor) -> str:
+        return str(policy[1].decode(ids.tolist(), skip_special_tokens=True))
+
+    data = tokenise(read_records(PAIRS, Comparison), policy[1], max_length=64)
+    batch = data.batch(range(len(data)))
+    said = TextReward(score_with(judge), decode)(batch, data.records)
+    for response in (0, 5, 11):
+        row, side = PAIRS[response // 2], ("chosen", "rejected")[response % 2]
+        alone = tokenise([Demonstration(prompt=row["prompt"], response=row[side])], judge.tokenizer)
+        expected = judge.score("reward", alone.batch([0])).rewards
+        assert expected is not None
+        assert float(said.total[response]) == pytest.approx(float(expected[0]), abs=1e-5)
+    assert not torch.equal(
+        batch.targets[:9], tokenise(data.records, judge.tokenizer).batch(range(4)).targets[:9]
+    )
+
+    # as ids they are refused, with the way out
+    ppo = PPO(response_length=4, num_ppo_epochs=1, num_mini_batches=1)
+    with pytest.raises(TastemakerError, match="another vocabulary"):
+        train(ppo, model=policy, data=PAIRS, reward=run, out=tmp_path / "ids", max_steps=1, **short)
+    done = train(
+        ppo, model=policy, data=PAIRS, out=tmp_path / "text", max_steps=1,
+        reward=TextReward(score_with(judge), decode), **short,
+    )  # fmt: skip
+    assert done.status == "finished"
+
+
+def test_what_does_not_fit_is_not_scored(tmp_path: Path):
+    start = tiny_model(TEXTS, seed=0, vocab_size=290, hidden=16, heads=2)
+    run = train(RewardModel(), model=start, data=PAIRS, out=tmp_path / "rm", max_steps=1, num_samples=0)
+    judge = build_roles(("reward",), (), policy=None, reward=run.model_dir, dtype="float32")
+    score = score_with(judge, max_length=40)
+    first, empty, long, last = score(["p"] * 4, ["it is a cat .", " ", "rain " * 60, "no ."])  # pyright: ignore[reportGeneralTypeIssues]
+    assert empty is None
+    assert long is None
+    assert score(["p"], ["no ."]) == [pytest.approx(last, abs=1e-6)]
+    assert isinstance(first, float)
