@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo test check lint types layers format docs results test-oracle bench clean help
+.PHONY: demo test check lint types layers format docs results test-oracle bench bench-scaling bench-gpu clean help
 
 help:  ## What can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -62,8 +62,15 @@ results: $(VENV)/.installed  ## The committed comparisons: the town over 5 seeds
 	  OMP_NUM_THREADS=1 $(BIN)/tastemaker compare --model tiny --data $(HH_RLHF) --seeds 3 --samples 0 --out docs/results/hh-rlhf-tiny; \
 	else echo 'hh-rlhf: $(HH_RLHF) is not there; left as committed (HH_RLHF=... names another place)'; fi
 
-bench: $(VENV)/.installed  ## Ours and TRL's side by side: benchmarks/results (long; resumes where it stopped)
-	$(BIN)/python benchmarks/bench.py
+# BENCH passes options on: make bench BENCH='--tasks dpo --rounds 5'
+bench: $(VENV)/.installed  ## Ours and TRL's side by side: benchmarks/results (20 min; resumes where it stopped)
+	$(BIN)/python benchmarks/bench.py $(BENCH)
+
+bench-scaling: $(VENV)/.installed  ## How the cost of ours grows with length, group, model, vocabulary, processes
+	$(BIN)/python benchmarks/bench.py --scaling $(BENCH)
+
+bench-gpu: $(VENV)/.installed  ## The same on one CUDA device, at the shapes of real models
+	$(BIN)/python benchmarks/gpu.py $(BENCH)
 
 clean:  ## Remove what was made
 	rm -rf $(VENV) site compare .pytest_cache .ruff_cache

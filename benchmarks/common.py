@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import random
 import re
 import resource
 import sys
@@ -22,19 +23,39 @@ MAX_LENGTH = 512
 
 @dataclass(frozen=True)
 class Size:
-    """A Llama with tied embeddings, random weights."""
+    """A model of this shape with random weights."""
 
     hidden: int
     intermediate: int
     layers: int
     heads: int
     vocabulary: int
+    kv_heads: int | None = None
+    """Heads of keys and values; none: as many as of queries."""
+    family: str = "llama"
+    tied: bool = True
+    """Whether the output head is the input embedding."""
+    positions: int = 2048
+
+    @property
+    def kv_width(self) -> int:
+        return self.hidden // self.heads * (self.kv_heads or self.heads)
 
 
+LONG = 131072
+"""Positions of the models for a GPU."""
 SIZES = {
-    "tiny": Size(64, 160, 2, 2, 512),
+    "tiny": Size(64, 160, 2, 2, 4096),
     "small": Size(256, 704, 5, 4, 4096),
+    "small-32k": Size(256, 704, 5, 4, 32000),
+    "medium": Size(512, 1408, 8, 8, 4096),
     "large": Size(512, 1408, 8, 8, 32000),
+    "xl": Size(768, 2048, 16, 12, 32000),
+    # shapes and vocabularies of Qwen2.5; the first is for trying the harness
+    "qwen-tiny": Size(64, 160, 2, 4, 4352, 2, "qwen2", positions=LONG),
+    "qwen-0.5b": Size(896, 4864, 24, 14, 151936, 2, "qwen2", positions=LONG),
+    "qwen-1.5b": Size(1536, 8960, 28, 12, 151936, 2, "qwen2", positions=LONG),
+    "qwen-7b": Size(3584, 18944, 28, 28, 152064, 4, "qwen2", tied=False, positions=LONG),
 }
 
 
@@ -51,20 +72,58 @@ class Task:
     new_tokens: int = 64
     micro: int = 8
     """Episodes per forward and backward of PPO, where the peer needs a number."""
+    epochs: int = 4
+    """Inner epochs of PPO."""
+    sizes: tuple[str, ...] = ("small", "large")
+    """Sizes that are measured where a size is asked for."""
+    dtypes: tuple[str, ...] = ("bfloat16",)
+    adapter: str = "full"
+    once: bool = False
+    """Measured in the first round alone: its peak memory is what is wanted."""
+
+    @property
+    def online(self) -> bool:
+        return self.unit in ("episodes", "tokens")
 
 
 TASKS = {
-    "dpo": Task("pairs", 8, 8),
-    "reward": Task("pairs", 8, 8),
-    "sft": Task("dialogues", 8, 8),
-    "ppo": Task("episodes", 16, 2, warmup=1, peer="trl-1.12"),
+    "dpo": Task("pairs", 8, 6),
+    "reward": Task("pairs", 8, 6),
+    "sft": Task("dialogues", 8, 6, sizes=("small",)),
+    "ppo": Task("episodes", 16, 2, warmup=1, peer="trl-1.12", sizes=("small",)),
+    "rollouts": Task(
+        "tokens", 32, 3, warmup=1, peer="generate", sizes=("small",), dtypes=("float32", "bfloat16")
+    ),
+    "ppo-lora": Task(
+        "episodes",
+        8,
+        1,
+        warmup=0,
+        peer="trl-1.12",
+        new_tokens=16,
+        micro=4,
+        epochs=1,
+        sizes=("xl",),
+        adapter="lora",
+        once=True,
+    ),
 }
-LARGE_STEPS = 3
-"""Measured steps of the large size: a step takes long enough for a steady reading."""
+PROMPT_LIMIT = {"ppo-lora": 240}
+"""Tokens in the longest prompt, where a task keeps them short."""
+LARGE_STEPS, LARGE_WARMUP = 2, 1
+"""Steps of the large size: a step takes long enough for a steady reading."""
 
 
 def order_file(folder: Path, count: int) -> Path:
     return folder / f"order-{count}.json"
+
+
+def reward_name(size: str, adapter: str) -> str:
+    return f"reward-{size}" + ("-lora" if adapter == "lora" else "")
+
+
+def prompts_name(task: str) -> str:
+    return f"prompts-{task}" if task in PROMPT_LIMIT else "prompts"
 
 
 def rows_of(folder: Path, name: str, count: int, *, ordered: bool) -> list[dict[str, str]]:
@@ -79,9 +138,32 @@ def steps_of(task: str, size: str) -> int:
     return min(steps, LARGE_STEPS) if size == "large" else steps
 
 
-def arguments() -> argparse.Namespace:
+def warmup_of(task: str, size: str) -> int:
+    warmup = TASKS[task].warmup
+    return min(warmup, LARGE_WARMUP) if size == "large" else warmup
+
+
+def words(vocabulary: dict[str, int], count: int, seed: int) -> str:
+    """Text of exactly `count` tokens: words that are one piece each, with the space before them."""
+    single = sorted(piece[1:] for piece in vocabulary if piece[:1] == "Ġ" and piece[1:].isascii())
+    single = [word for word in single if len(word) > 1 and word.isalpha()]
+    return "".join(f" {word}" for word in random.Random(seed).choices(single, k=count))
+
+
+def long_rows(vocabulary: dict[str, int], name: str, length: int, count: int) -> list[dict[str, str]]:
+    """Rows of which every dialogue has `length` tokens, half of them prompt, an end token included."""
+    prompt = length // 2
+    sides = {"pairs": ("chosen", "rejected"), "demonstrations": ("completion",), "prompts": ()}[name]
+    return [
+        {"prompt": words(vocabulary, prompt, 3 * i)}
+        | {side: words(vocabulary, length - prompt - 1, 3 * i + k) for k, side in enumerate(sides, 1)}
+        for i in range(count)
+    ]
+
+
+def arguments(parser: argparse.ArgumentParser | None = None) -> argparse.Namespace:
     """The command line of one measured process."""
-    parser = argparse.ArgumentParser()
+    parser = parser or argparse.ArgumentParser()
     parser.add_argument("--task", required=True, choices=TASKS)
     parser.add_argument("--size", required=True, choices=SIZES)
     parser.add_argument("--prepared", required=True, type=Path)
@@ -90,6 +172,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--variant", default="default")
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--adapter", default="full", choices=["full", "lora"])
+    parser.add_argument("--context", type=int, help="rows made up to have this many tokens each")
+    parser.add_argument("--batch", type=int, help="units a step, instead of the task's own number")
     parser.add_argument("--set", nargs="*", default=[], help="name=value: settings changed for an experiment")
     parser.add_argument("--profile", help="write where the measured steps spend their time to this file")
     return parser.parse_args()
@@ -109,46 +194,64 @@ def changes(pairs: list[str]) -> dict[str, Any]:
 
 @dataclass
 class Clock:
-    """Reads the processor time at the end of every step; the first `warmup` steps only set the start."""
+    """Reads the time at the end of every step; the first `warmup` steps only set the start.
+
+    With no step to warm up the start is the making of the clock: then only the peak of memory says much.
+    """
 
     warmup: int
     profile: str | None = None
+    device: str = "cpu"
     cpu: list[float] = field(default_factory=list)
     wall: list[float] = field(default_factory=list)
     units: list[float] = field(default_factory=list)
     _stop: Callable[[], None] | None = None
 
+    def __post_init__(self) -> None:
+        self.tick(0)
+
     def tick(self, units: float) -> None:
         """A step that did `units` of work has ended."""
+        if self.device != "cpu":
+            import torch
+
+            torch.cuda.synchronize()
         self.cpu.append(time.process_time())
         self.wall.append(time.perf_counter())
         self.units.append(units)
-        if self.profile and len(self.cpu) == self.warmup:
+        if self.profile and len(self.cpu) == self.warmup + 1:
             self._stop = profiled(self.profile)
 
     def report(self, steps: int, **more: Any) -> None:
-        """One line of JSON: seconds of processor time per unit over the measured steps, and peak memory."""
-        memory = peak_bytes()
+        """One line of JSON: processor and wall seconds per unit over the measured steps, and peak memory.
+
+        `seconds_per_unit` is what rates are made of: processor time on a CPU, where other processes share the
+        cores, and wall time on a GPU, which the processor waits for. Memory is that of the device.
+        """
+        memory = peak_bytes(self.device)
         if self._stop is not None:
             self._stop()
-        first, last = self.warmup - 1, self.warmup + steps - 1
+        first, last = self.warmup, self.warmup + steps
         units = sum(self.units[first + 1 : last + 1])
-        print(
-            json.dumps(
-                {
-                    "cpu_per_unit": (self.cpu[last] - self.cpu[first]) / units,
-                    "wall_per_unit": (self.wall[last] - self.wall[first]) / units,
-                    "units": units,
-                    "peak_bytes": memory,
-                    **more,
-                }
-            ),
-            flush=True,
-        )
+        cpu, wall = ((t[last] - t[first]) / units for t in (self.cpu, self.wall))
+        found = {
+            "seconds_per_unit": cpu if self.device == "cpu" else wall,
+            "cpu_per_unit": cpu,
+            "wall_per_unit": wall,
+            "units": units,
+            "peak_bytes": memory,
+        }
+        print(json.dumps({**found, **more}), flush=True)
 
 
-def peak_bytes() -> int:
-    """Most resident memory this process ever held (VmHWM: ru_maxrss inherits the parent's on Linux)."""
+def peak_bytes(device: str = "cpu") -> int:
+    """Most memory this process ever held: resident (VmHWM: ru_maxrss inherits the parent's on Linux), or what
+    torch allocated on the CUDA device.
+    """
+    if device != "cpu":
+        import torch
+
+        return torch.cuda.max_memory_allocated()
     try:
         found = re.search(r"^VmHWM:\s+(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE)
     except OSError:

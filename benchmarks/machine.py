@@ -38,7 +38,8 @@ class Work:
         """((m, k, n), how often) of the forward's matrix products, attention apart."""
         d, f, layers = size.hidden, size.intermediate, size.layers
         found = [
-            ((self.stream, d, d), 4 * layers),
+            ((self.stream, d, d), 2 * layers),
+            ((self.stream, d, size.kv_width), 2 * layers),
             ((self.stream, d, f), 2 * layers),
             ((self.stream, f, d), layers),
         ]

@@ -2,35 +2,59 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from common import SEED, TASKS, Clock, arguments, changes, rows_of
+from common import (
+    MAX_LENGTH,
+    SEED,
+    TASKS,
+    Clock,
+    arguments,
+    changes,
+    long_rows,
+    prompts_name,
+    reward_name,
+    rows_of,
+    warmup_of,
+)
 from prepare import records
+from transformers import AutoTokenizer
 
 import tastemaker as tm
 from tastemaker.types import Record
 
 args = arguments()
 task = TASKS[args.task]
-torch.set_num_threads(1)
+batch = args.batch or task.batch
+if args.device == "cpu":
+    torch.set_num_threads(1)
 work: Path = args.work
-shutil.rmtree(work, ignore_errors=True)
-work.mkdir(parents=True)
-clock = Clock(task.warmup, args.profile)
-steps = args.steps + task.warmup
+first = os.environ.get("RANK", "0") == "0"
+world = int(os.environ.get("WORLD_SIZE", "1"))
+"""Processes that share a step, each with `batch` units of it."""
+if first:
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+warmup = warmup_of(args.task, args.size)
+steps = args.steps + warmup
 more: dict[str, Any] = changes(args.set)
+clock = Clock(warmup, args.profile, args.device)
 
 
 def progress(step: int, total: int, metrics: Mapping[str, float]) -> None:
-    clock.tick(task.batch)
+    clock.tick(batch)
 
 
 def data(name: str) -> list[Record]:
-    return records(name, rows_of(args.prepared, name, steps * task.batch, ordered=False))
+    if args.context is None:
+        return records(name, rows_of(args.prepared, name, steps * batch * world, ordered=False))
+    vocabulary = AutoTokenizer.from_pretrained(args.prepared / f"model-{args.size}").get_vocab()
+    return records(name, long_rows(vocabulary, name, args.context, steps * batch * world))
 
 
 def offline(method: Any, model: str, rows: str, **settings: Any) -> None:
@@ -42,16 +66,28 @@ def offline(method: Any, model: str, rows: str, **settings: Any) -> None:
         progress=progress,
         seed=SEED,
         num_train_epochs=1.0,
-        per_device_train_batch_size=task.batch,
-        max_length=512,
+        per_device_train_batch_size=batch,
+        max_length=args.context or MAX_LENGTH,
+        # in memory adapters train on frozen bfloat16 weights, full training on float32 ones, as the peer's
         dtype=args.dtype,
+        use_peft=args.adapter == "lora",
         device=args.device,
         num_samples=0,
         log_level="warning",
         **{**settings, **more},
     )
-    metrics = run.metrics()
-    clock.report(args.steps, loss=[m["loss"] for m in metrics][:4], stream=metrics[-1].get("num_tokens"))
+    if not first:
+        return
+    metrics = run.metrics()[:steps]
+    before = metrics[warmup - 1] if warmup else {}
+    spent = {name: metrics[-1][name] - before.get(name, 0) for name in ("total_flos", "num_tokens")}
+    clock.report(
+        args.steps,
+        loss=[m["loss"] for m in metrics][:4],
+        flops_per_unit=spent["total_flos"] / (args.steps * batch * world),
+        tokens_per_unit=spent["num_tokens"] / (args.steps * batch * world),
+        response_tokens=[m["completions/mean_length"] for m in metrics if "completions/mean_length" in m],
+    )
 
 
 match args.task:
@@ -61,6 +97,10 @@ match args.task:
         offline(tm.RewardModel(), f"model-{args.size}", "pairs", learning_rate=1e-4)
     case "sft":
         offline(tm.SFT(), f"model-{args.size}", "demonstrations")
-    case "ppo":
-        method = tm.PPO(response_length=task.new_tokens, num_ppo_epochs=4)
-        offline(method, f"policy-{args.size}", "prompts", reward=str(args.prepared / f"reward-{args.size}"))
+    case _:
+        method = tm.PPO(response_length=task.new_tokens, num_ppo_epochs=task.epochs)
+        policy = f"policy-{args.size}" if args.adapter == "full" else f"model-{args.size}"
+        policy = policy if (args.prepared / policy).exists() else f"model-{args.size}"
+        reward = str(args.prepared / reward_name(args.size, args.adapter))
+        short = {"tokens_per_microbatch": 1024} if args.task == "ppo-lora" else {}
+        offline(method, policy, prompts_name(args.task), reward=reward, **short)

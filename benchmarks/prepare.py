@@ -18,13 +18,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import MAX_LENGTH, ROOT, SEED, SIZES, TASKS, Size, order_file, read_jsonl
+from common import MAX_LENGTH, PROMPT_LIMIT, ROOT, SEED, SIZES, TASKS, Size, order_file, read_jsonl, reward_name
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
 
 from tastemaker.data.loader import epoch_order
 from tastemaker.types import Comparison, Demonstration, Question, Record
 
+FAMILIES: dict[str, tuple[Any, Any]] = {
+    "llama": (LlamaConfig, LlamaForCausalLM),
+    "qwen2": (Qwen2Config, Qwen2ForCausalLM),
+}
+TRAINED = ("tiny", "small", "medium", "large")
+"""Sizes whose policy is taught to end its answers; larger ones start as they are drawn."""
 TURN = "\n\nAssistant:"
 SHARED = ("shared", "../shared")
 FILE = "data/hh_rlhf_harmless.jsonl.gz"
@@ -32,17 +44,19 @@ POLICY_STEPS = 200
 """Steps of SFT after which the policy for rollouts mostly ends its answers."""
 
 
-def prepare(folder: Path, sizes: list[str], tasks: list[str]) -> None:
-    """Fills `folder` with what is missing there."""
+def prepare(folder: Path, work: list[list[str]], device: str = "cpu") -> None:
+    """Fills `folder` with what is missing there for `work`: (task, size, adapter) each."""
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = make_tokenizer(folder)
-    if not (folder / "pairs.jsonl").exists():
+    if not all((folder / name).exists() for name in ("pairs.jsonl", "prompts-ppo-lora.jsonl")):
         write_rows(folder, tokenizer)
-    for size in sizes:
-        make_model(folder / f"model-{size}", SIZES[size], tokenizer)
-        if "ppo" in tasks:
-            make_policy(folder, size)
-            make_reward(folder, size)
+    for task, size, adapter in work:
+        if task != "rollouts":
+            make_model(folder / f"model-{size}", SIZES[size], tokenizer, device)
+        if TASKS[task].unit == "episodes":
+            if adapter == "full" and size in TRAINED:
+                make_policy(folder, size)
+            make_reward(folder, size, adapter, device)
 
 
 # --------------------------------------------------------------------------------------------- rows
@@ -105,8 +119,11 @@ def write_rows(folder: Path, tokenizer: PreTrainedTokenizerFast) -> None:
     write(folder / "pairs.jsonl", rows)
     write(folder / "demonstrations.jsonl", [{"prompt": r["prompt"], "completion": r["chosen"]} for r in rows])
     room = MAX_LENGTH - max(task.new_tokens for task in TASKS.values())
-    prompts = [{"prompt": r["prompt"]} for r in rows if len(tokenizer(r["prompt"]).input_ids) <= room]
+    found = [(len(tokenizer(r["prompt"]).input_ids), {"prompt": r["prompt"]}) for r in rows]
+    prompts = [row for length, row in found if length <= room]
     write(folder / "prompts.jsonl", prompts)
+    for task, limit in PROMPT_LIMIT.items():
+        write(folder / f"prompts-{task}.jsonl", [row for length, row in found if length <= limit])
     (folder / "source.json").write_text(
         json.dumps({"rows": source, "pairs": len(rows), "prompts": len(prompts)})
     )
@@ -125,7 +142,7 @@ def records(name: str, rows: list[dict[str, str]]) -> list[Record]:
     """Records in memory: in a file, texts that begin with "\\n\\nHuman:" would be read as conversations."""
     if name == "pairs":
         return [Comparison(prompt=r["prompt"], responses=(r["chosen"], r["rejected"])) for r in rows]
-    if name == "prompts":
+    if name.startswith("prompts"):
         return [Question(prompt=r["prompt"]) for r in rows]
     return [Demonstration(prompt=r["prompt"], response=r["completion"]) for r in rows]
 
@@ -151,24 +168,29 @@ def make_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_file=str(path), pad_token="<pad>", eos_token="<eos>")
 
 
-def make_model(folder: Path, size: Size, tokenizer: PreTrainedTokenizerFast) -> None:
+def make_model(folder: Path, size: Size, tokenizer: PreTrainedTokenizerFast, device: str) -> None:
+    """Random weights, drawn where they are fast to draw; on a GPU stored in bfloat16."""
     if (folder / "config.json").exists():
         return
-    config = LlamaConfig(
+    kind, model = FAMILIES[size.family]
+    config = kind(
         vocab_size=max(size.vocabulary, len(tokenizer)),
         hidden_size=size.hidden,
         intermediate_size=size.intermediate,
         num_hidden_layers=size.layers,
         num_attention_heads=size.heads,
-        num_key_value_heads=size.heads,
-        max_position_embeddings=2048,
-        tie_word_embeddings=True,
+        num_key_value_heads=size.kv_heads or size.heads,
+        max_position_embeddings=size.positions,
+        tie_word_embeddings=size.tied,
         pad_token_id=tokenizer.pad_token_id,
         eos_token_id=tokenizer.eos_token_id,
         bos_token_id=None,
     )
     torch.manual_seed(SEED)
-    LlamaForCausalLM(config).save_pretrained(folder)
+    with torch.device(device):
+        made = model(config)
+    made = made if device == "cpu" else made.to(torch.bfloat16)
+    made.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 
@@ -193,28 +215,39 @@ def make_policy(folder: Path, size: str) -> None:
     shutil.copytree(run.model_dir, path)
 
 
-def make_reward(folder: Path, size: str) -> None:
-    """A reward model for our PPO; the peer's is as large, drawn at random, for it takes another format."""
+def make_reward(folder: Path, size: str, adapter: str, device: str) -> None:
+    """A reward model for our PPO; the peer's is as large, drawn at random, for it takes another format.
+
+    An adapter is made on the very weights that the policy starts from, so that they may share a backbone.
+    """
     import tastemaker as tm
 
-    path = folder / f"reward-{size}"
+    path = folder / reward_name(size, adapter)
     if path.exists():
         return
     run = tm.train(
         tm.RewardModel(),
         model=str(folder / f"model-{size}"),
         data=records("pairs", read_jsonl(folder / "pairs.jsonl")[:16]),
-        out=folder / f"runs/reward-{size}",
-        max_steps=2,
+        out=folder / f"runs/{path.name}",
+        max_steps=1,
+        per_device_train_batch_size=2,
         dtype="bfloat16",
+        use_peft=adapter == "lora",
+        device=device,
         log_level="warning",
     )
     shutil.copytree(run.folder, path)
 
 
+def main(words: list[str]) -> None:
+    """words: folder, task:size:adapter of each line, numbers of rows to order, device."""
+    place, device = Path(words[0]), words[3]
+    prepare(place, [one.split(":") for one in words[1].split(",")], device)
+    for number in words[2].split(","):
+        write_order(place, int(number))
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    place = Path(sys.argv[1])
-    prepare(place, sys.argv[2].split(","), sys.argv[3].split(","))
-    for number in sys.argv[4].split(","):
-        write_order(place, int(number))
+    main(sys.argv[1:])

@@ -9,15 +9,17 @@ from statistics import median
 from typing import Any
 
 import torch
-from common import SIZES, TASKS, rows_of
+from common import SIZES, TASKS, rows_of, warmup_of
 from machine import Work, matrix_rate
 from transformers import AutoTokenizer
 
 Runs = list[dict[str, Any]]
+OURS = "tastemaker default"
 COLUMNS = (
     "task",
     "model",
-    "ours, units per CPU s",
+    "weights",
+    "ours, units per second",
     "peer's best setting",
     "peer's default",
     "ratio to the better",
@@ -28,27 +30,36 @@ COLUMNS = (
 )
 
 
-def write_report(runs: Runs, prepared: Path, out: Path, kind: str, about: dict[str, Any]) -> None:
+KEYS = ("task", "size", "dtype", "adapter")
+
+
+def write_report(
+    runs: Runs, prepared: Path, out: Path, kind: str, about: dict[str, Any], device: str, **more: Any
+) -> None:
     """`<kind>.json` with every figure, `<kind>.md` with the table, which is printed as well."""
     rows = []
-    for task, size in dict.fromkeys((run["task"], run["size"]) for run in runs):
-        rows.append(summary(task, size, [r for r in runs if (r["task"], r["size"]) == (task, size)], prepared))
+    for key in dict.fromkeys(tuple(run[k] for k in KEYS) for run in runs):
+        rows.append(summary([r for r in runs if tuple(r[k] for k in KEYS) == key], prepared, device))
     out.mkdir(parents=True, exist_ok=True)
     source = json.loads((prepared / "source.json").read_text())
-    settings = {r["system"] + " " + r["variant"]: r["settings"] for r in runs if "settings" in r}
-    result = {**about, "data": source, "peer_settings": settings, "rows": rows, "runs": runs}
+    settings = {f"{r['task']} {r['system']} {r['variant']}": r["settings"] for r in runs if "settings" in r}
+    result = {**about, "data": source, "peer_settings": settings, "rows": rows, **more, "runs": runs}
     (out / f"{kind}.json").write_text(json.dumps(result, indent=1) + "\n")
-    table = cells(COLUMNS) + cells(["---"] * len(COLUMNS)) + "".join(line(row) for row in rows)
-    (out / f"{kind}.md").write_text(table)
-    print(table)
+    found = table(rows)
+    (out / f"{kind}.md").write_text(found)
+    print(found)
 
 
-def summary(task: str, size: str, runs: Runs, prepared: Path) -> dict[str, Any]:
-    """Medians over rounds of one task at one size, spread, ratios, share of the matrix rate."""
+def summary(runs: Runs, prepared: Path, device: str) -> dict[str, Any]:
+    """Medians over rounds of one line of the table, spread, ratios, share of the matrix rate."""
+    key = {name: runs[0][name] for name in KEYS}
     systems: dict[str, dict[str, Any]] = {}
     for name in dict.fromkeys(f"{r['system']} {r['variant']}" for r in runs):
         mine = [r for r in runs if f"{r['system']} {r['variant']}" == name]
-        rates = sorted(1 / r["cpu_per_unit"] for r in mine)
+        if any("failed" in r for r in mine):
+            systems[name] = {"failed": "memory"}
+            continue
+        rates = sorted(1 / r["seconds_per_unit"] for r in mine)
         systems[name] = {
             "rate": median(rates),
             "lowest": rates[0],
@@ -56,26 +67,41 @@ def summary(task: str, size: str, runs: Runs, prepared: Path) -> dict[str, Any]:
             "rounds": len(mine),
             "peak_bytes": median(r["peak_bytes"] for r in mine),
         }
-    row: dict[str, Any] = {"task": task, "size": size, "unit": TASKS[task].unit, "systems": systems}
-    ours = systems.get("tastemaker default")
-    theirs = [s for name, s in systems.items() if not name.startswith("tastemaker")]
-    if ours and theirs:
-        better = max(theirs, key=lambda s: s["rate"])
-        row["ratio"] = ours["rate"] / better["rate"]
-        row["memory_ratio"] = ours["peak_bytes"] / better["peak_bytes"]
-    if ours and task in ("dpo", "reward", "sft"):
-        row |= share(task, size, runs[0], ours["rate"], prepared)
+    row: dict[str, Any] = {**key, "unit": TASKS[key["task"]].unit, "systems": systems}
+    ours, theirs = systems[OURS], better(systems)
+    if "rate" in ours and theirs is not None:
+        row["ratio"] = ours["rate"] / theirs["rate"]
+        row["memory_ratio"] = ours["peak_bytes"] / theirs["peak_bytes"]
+    first = next((r for r in runs if r["system"] == "tastemaker" and "flops_per_unit" in r), None)
+    if "rate" in ours and first is not None:
+        row["tokens_per_second"] = first["tokens_per_unit"] * ours["rate"]
+        if key["task"] in ("dpo", "reward", "sft"):
+            row |= share(first, ours["rate"], prepared, device)
     return row
 
 
-def share(task: str, size: str, run: dict[str, Any], rate: float, prepared: Path) -> dict[str, float]:
-    """FLOPs that a unit needs, the matrix rate at its shapes, and which share of it the rate reaches."""
-    spec = TASKS[task]
-    trees = lengths(prepared, size, task, (run["steps"] + spec.warmup) * spec.batch)[spec.warmup * spec.batch :]
-    needed = Work.of(trees, head=task != "reward").flops(SIZES[size]) / len(trees)
-    one = Work.of(trees[: spec.batch], head=task != "reward")
-    torch.set_num_threads(1)
-    measured = matrix_rate(one, SIZES[size], getattr(torch, run["dtype"]), "cpu")
+def better(systems: dict[str, dict[str, Any]]) -> dict[str, Any] | None:
+    """The faster of the peer's settings, of those that fit."""
+    peers = [s for name, s in systems.items() if name != OURS and "rate" in s]
+    return max(peers, key=lambda s: s["rate"]) if peers else None
+
+
+def share(run: dict[str, Any], rate: float, prepared: Path, device: str) -> dict[str, float]:
+    """FLOPs that a unit needs, the matrix rate at its shapes, and which share of it the rate reaches.
+
+    Frozen weights want no gradients of their own: with an adapter two thirds are needed, and the adapter's own.
+    """
+    task, size = run["task"], SIZES[run["size"]]
+    spec, warmup, lora = TASKS[task], warmup_of(task, run["size"]), run["adapter"] == "lora"
+    batch = run.get("batch") or spec.batch
+    trees = lengths(prepared, run["size"], task, (run["steps"] + warmup) * batch)[warmup * batch :]
+    needed = Work.of(trees, head=task != "reward").flops(size) / len(trees)
+    if lora:
+        needed = run["flops_per_unit"]
+    one = Work.of(trees[:batch], head=task != "reward")
+    if device == "cpu":
+        torch.set_num_threads(1)
+    measured = matrix_rate(one, size, getattr(torch, run["dtype"]), device)
     return {"flops_per_unit": needed, "matrix_rate": measured, "share": needed * rate / measured}
 
 
@@ -92,26 +118,42 @@ def lengths(prepared: Path, size: str, task: str, count: int) -> list[tuple[int,
     return found
 
 
+def table(rows: list[dict[str, Any]]) -> str:
+    return cells(COLUMNS) + cells(["---"] * len(COLUMNS)) + "".join(line(row) for row in rows)
+
+
 def line(row: dict[str, Any]) -> str:
     """A row of the table: medians, lowest and highest round in brackets."""
     systems = row["systems"]
-    ours = systems.get("tastemaker default")
-    peers = {name.split(" ", 1)[1]: s for name, s in systems.items() if not name.startswith("tastemaker")}
-    better = max(peers.values(), key=lambda s: s["rate"]) if peers else None
+    ours, theirs = systems[OURS], better(systems)
+    peers = {name.split(" ", 1)[1]: s for name, s in systems.items() if name != OURS}
 
     def rate(found: dict[str, Any] | None) -> str:
-        return f"{found['rate']:.2f} ({found['lowest']:.2f} to {found['highest']:.2f})" if found else "-"
+        if found is None:
+            return "-"
+        if "failed" in found:
+            return "does not fit"
+        short = 1 if found["rate"] < 100 else 0
+        spread = (
+            f" ({found['lowest']:.{short}f} to {found['highest']:.{short}f})" if found["rounds"] > 1 else ""
+        )
+        return f"{found['rate']:.{short + 1 if short else 0}f}{spread}"
 
+    def megabytes(found: dict[str, Any] | None) -> str:
+        return f"{found['peak_bytes'] / 1e6:,.0f}" if found and "rate" in found else "-"
+
+    weights = row["dtype"] if row["task"] == "rollouts" else row["adapter"]
     return cells(
         [
-            row["task"],
+            f"{row['task']}, {row['unit']}",
             row["size"],
+            weights,
             rate(ours),
             rate(peers.get("best")),
             rate(peers.get("default")),
             f"{row['ratio']:.1f}" if "ratio" in row else "-",
-            f"{ours['peak_bytes'] / 1e6:.0f}" if ours else "-",
-            f"{better['peak_bytes'] / 1e6:.0f}" if better else "-",
+            megabytes(ours),
+            megabytes(theirs),
             f"{row['memory_ratio']:.2f}" if "memory_ratio" in row else "-",
             f"{row['share']:.0%}" if "share" in row else "-",
         ]

@@ -14,15 +14,17 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from common import TASKS, Clock, arguments
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from tastemaker.models.attention import IMPLEMENTATION
@@ -49,6 +51,7 @@ class Case:
 
 
 CASES = {
+    "tiny": Case(64, 2, 2, 160, 512, 2, 4, 8, 9, 16, 8.0),
     "town": Case(128, 2, 4, 320, 162, 64, 1, 48, 9, 32, 13.0),
     "small": Case(256, 5, 4, 704, 4096, 4, 8, 64, 60, 180, 50.0),
     "large": Case(512, 8, 8, 1408, 32000, 4, 8, 64, 60, 180, 50.0),
@@ -155,6 +158,38 @@ def measure(case: Case, dtype: torch.dtype, *, rounds: int, folder: str | None, 
     return {"rates": rates, "medians": medians, "ratio": medians["ours"] / best}
 
 
+def one_engine() -> None:
+    """One process of `bench.py`: one engine, and the line of JSON that every measured process prints.
+
+    `best` of the peer is its static cache. Prompts and draws are those of the seed, the round's number.
+    """
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--system", required=True, choices=["tastemaker", "generate"])
+    parser.add_argument("--seed", type=int, required=True)
+    parser.add_argument("--group", type=int, help="samples a prompt, in place of the case's own")
+    args = arguments(parser)
+    if args.device == "cpu":
+        torch.set_num_threads(1)
+    transformers.logging.set_verbosity_error()
+    case = CASES[args.size]
+    if args.group:
+        case = replace(case, samples=args.group)
+    model = build(case, getattr(torch, args.dtype), None)
+    if args.system == "tastemaker":
+        model.set_attn_implementation(IMPLEMENTATION)
+    generator = LocalGenerator(Holder(model))
+    clock = Clock(TASKS["rollouts"].warmup)
+    for turn in range(TASKS["rollouts"].warmup + args.steps):
+        seed = 1000 * args.seed + turn
+        torch.manual_seed(seed)
+        prompts = prompts_of(case, seed, model.config.vocab_size)
+        if args.system == "tastemaker":
+            clock.tick(ours(generator, case, prompts, seed))
+        else:
+            clock.tick(theirs(model, case, prompts, "static" if args.variant == "best" else None))
+    clock.report(args.steps)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--case", choices=CASES, action="append")
@@ -187,4 +222,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    if "--system" in sys.argv:
+        one_engine()
+    else:
+        main()
