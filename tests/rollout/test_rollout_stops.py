@@ -10,6 +10,7 @@ import torch
 from tastemaker.models.attention import IMPLEMENTATION
 from tastemaker.models.tiny import tiny_model, word_model
 from tastemaker.rollout.local import LocalGenerator
+from tastemaker.rollout.pool import Pool, Work
 from tastemaker.rollout.sampling import check_sampling
 from tastemaker.rollout.stops import StopStrings
 from tastemaker.types import Bundles, Sampling, TastemakerError, Tree
@@ -159,3 +160,58 @@ def test_settings():
         with pytest.raises(TastemakerError, match=r"stop=.*tuple of strings, none of them empty"):
             check_sampling(Sampling(stop=wrong))
     check_sampling(Sampling(stop=("a", "\n\n")))
+
+
+class Scripted:
+    """A decoder of rows that each write what their prompt says, and past the room they have."""
+
+    delay = None
+    pure = True
+
+    def __init__(self) -> None:
+        self.kinds: list[int] = []
+        self.written: list[int] = []
+
+    def add(self, prompts, owners, room):
+        new = [int(prompts[owner][0]) for owner in owners]
+        self.kinds += new
+        self.written += [0] * len(new)
+        return self._logits(range(len(self.kinds) - len(new), len(self.kinds)))
+
+    def step(self, tokens):
+        self.written = [n + 1 for n in self.written]
+        return self._logits(range(len(self.kinds)))
+
+    def keep(self, rows):
+        self.kinds = [self.kinds[i] for i in rows]
+        self.written = [self.written[i] for i in rows]
+
+    def _logits(self, rows):
+        """Of kind 0 an end at once, of kind 1 "a" and past 8 tokens "b", of kind 2 "a" for ever."""
+        drawn = [2 if self.kinds[i] == 0 else int(self.kinds[i] == 1 and self.written[i] >= 8) for i in rows]
+        return torch.nn.functional.one_hot(torch.tensor(drawn), 3).float() * 100
+
+
+class Letters:
+    def decode(self, ids, **_):
+        return "".join("ab."[int(i)] for i in ids)
+
+
+def test_what_a_full_row_goes_on_to_draw_ends_nothing():
+    """Two rows of eight are full while six that came later still grow, so they are not dropped at once."""
+    kinds = [1] * 2 + [0] * 6 + [2] * 8
+    rows = len(kinds)
+    work = Work(
+        prompts=[torch.tensor([kind]) for kind in kinds],
+        owners=list(range(rows)),
+        rows=torch.arange(rows),
+        members=torch.zeros(rows, dtype=torch.int64),
+        room=torch.full((rows,), 8),
+        seed=0,
+        prompt_costs=[0] * rows,
+        row_cost=1,
+    )
+    sampling = Sampling(max_new_tokens=8, temperature=0.0, stop=("b",))
+    stops = StopStrings(("b",), Letters())
+    found = Pool(lambda shared: Scripted(), work, sampling, ends=[2], stops=stops, budget=8).run()
+    assert [(r.ids.tolist(), r.ended) for r in found[:3]] == [([0] * 8, False)] * 2 + [([2], True)]

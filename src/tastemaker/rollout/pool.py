@@ -180,7 +180,8 @@ class Pool:
         """Notes which rows this step's token ends or fills."""
         over = ends[tokens]
         if self._stops is not None:
-            drawn = (self._offset <= self._step).nonzero().squeeze(1)
+            # rows that are over but not dropped yet go on drawing: what they draw is no part of their response
+            drawn = ((self._offset <= self._step) & ~self._done.cpu()).nonzero().squeeze(1)
             places, new = self._live[drawn].tolist(), tokens.cpu()[drawn].tolist()
             over[drawn[self._stops.add(places, new)].to(over.device)] = True
         if decoder.delay is not None:
