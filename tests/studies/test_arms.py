@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from tastemaker.config import CompareSettings
 from tastemaker.studies.arms import recipe_arm, run_arms, starts_of, study_recipe
 from tastemaker.studies.compare import compare, make_plan
+from tastemaker.studies.stages import given_run
 from tastemaker.training import train
 from tastemaker.types import TastemakerError
 
@@ -125,3 +127,64 @@ def train_dpo(data: str, out: Path, *, beta: float = 0.1, **options: object) -> 
 def test_unknown_methods_name_the_nearest():
     with pytest.raises(TastemakerError, match="did you mean dpo"):
         make_plan(CompareSettings(methods=("dpoo", "ppo")))
+
+
+def test_a_judge_that_cannot_judge_is_refused(data: Path, tmp_path: Path):
+    from tastemaker.methods import METHODS, PPO
+
+    small = {"max_steps": 1, "per_device_train_batch_size": 2, "num_samples": 0, "max_length": 64}
+    first = train_dpo(str(data), tmp_path / "dpo", seed=0, **small)
+    base = str(tmp_path / "dpo-base-0")
+    scorer = train(
+        METHODS["reward"](), model=base, data=str(data), out=tmp_path / "reward", seed=0, **small
+    ).folder
+    brief = PPO(response_length=4, num_ppo_epochs=1)
+    online = train(
+        brief, model=base, reward=scorer, data=str(data), out=tmp_path / "ppo", seed=0, **small
+    ).folder
+    judge = str(scorer)
+    make_plan(CompareSettings(runs=(str(first),), data=str(data), judge=judge))
+    made = given_run(folder=tmp_path, report=lambda *_: None, inputs={}, seed=0, run=str(online))
+    assert [name for name, _ in made["costs"]] == ["reward", "ppo"], "its reward model is part of the price"
+    with pytest.raises(TastemakerError, match="was optimised against"):
+        make_plan(CompareSettings(runs=(str(first), str(online)), data=str(data), judge=judge))
+    with pytest.raises(TastemakerError, match="vocabulary of `--model tiny`"):
+        make_plan(CompareSettings(model="tiny", data=str(data), judge=judge))
+    with pytest.raises(TastemakerError, match="on the town the gold reward judges"):
+        make_plan(CompareSettings(judge=judge))
+
+
+def test_a_judge_of_other_words_is_refused():
+    from tastemaker.models import build_roles, tiny_model
+    from tastemaker.studies.readings import check_same_words
+
+    one, other = (
+        build_roles(("policy",), (), policy=tiny_model([text], seed=0, vocab_size=300, hidden=16))
+        for text in ("what is rain sun ?", "zix vorp blim trax zix vorp blim trax")
+    )
+    check_same_words(one, one, "judge")
+    with pytest.raises(TastemakerError, match="judge: this judge has another vocabulary"):
+        check_same_words(other, one, "judge")
+
+
+def test_runs_and_starts_are_known_by_what_they_hold(data: Path, tmp_path: Path):
+    from tastemaker.methods import DPO
+
+    small = {"max_steps": 1, "per_device_train_batch_size": 2, "num_samples": 0, "max_length": 64}
+    start = train_dpo(str(data), tmp_path / "start", seed=0, **small)
+    given = train(DPO(), model=start, data=str(data), out=tmp_path / "given", seed=0, **small).folder
+
+    def prints() -> dict[str, str]:
+        plan = make_plan(CompareSettings(runs=(str(given),), data=str(data)))
+        return {t.name: t.fingerprint({n: {"fingerprint": n} for n in t.needs}) for t in plan.tasks}
+
+    before = prints()
+    assert prints() == before
+    shutil.rmtree(given)
+    train(DPO(beta=0.1), model=start, data=str(data), out=given, seed=0, **{**small, "learning_rate": 0.01})
+    after = prints()
+    assert {name for name in before if before[name] != after[name]} == {"dpo:default-0"}
+    shutil.rmtree(start)
+    train_dpo(str(data), start, seed=0, beta=0.5, **{**small, "learning_rate": 0.01})
+    with pytest.raises(TastemakerError, match="holds other weights"):
+        prints()

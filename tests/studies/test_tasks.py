@@ -79,3 +79,15 @@ def test_a_script_without_a_guarded_main_is_not_run_again(tmp_path: Path):
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.split("\n")[:2] == ["main runs", "1"]
+
+
+def test_what_a_path_holds_is_part_of_a_task(tmp_path: Path):
+    def tasks(content: str) -> list[Task]:
+        return [Task("only", add, {"amount": 1}, tmp_path / "only", contents={"runs/dpo": content})]
+
+    kinds: list[str] = []
+    for content in ("abc", "abc", "abd"):
+        run_tasks(tasks(content), workers=1, on_event=lambda event: kinds.append(event.kind))
+    assert [k for k in kinds if k in ("started", "reused")] == ["started", "reused", "started"]
+    plain = Task("only", add, {"amount": 1}, tmp_path / "only")
+    assert plain.fingerprint({}) != tasks("abc")[0].fingerprint({})

@@ -10,7 +10,7 @@ from typing import Literal, cast
 from tastemaker.config import RECIPE_ENDINGS, CompareSettings, load_config, nearest
 from tastemaker.errors import TastemakerError
 from tastemaker.methods import METHODS
-from tastemaker.runs import Run
+from tastemaker.runs import Run, lineage
 from tastemaker.studies.presets import Preset, Settings, distinct, label_of
 from tastemaker.studies.recipe import Recipe, load_recipe
 
@@ -192,10 +192,16 @@ def starts_of(arms: Mapping[str, Arm]) -> dict[int, str]:
         for runs in (arm.runs or {}).values():
             for seed, folder in runs.items():
                 run = Run.open(folder)
-                start = next(p for p in run.record.parents if p.role == "policy")
+                link = next(p for p in run.record.parents if p.role == "policy")
+                start = next(n for n in lineage(run).parents if n.role == "policy")
                 place = str((run.folder / start.path).resolve())
-                before = found.setdefault(seed, (start.weights_hash, place, folder))
-                if before[0] != start.weights_hash:
+                if start.run is not None and start.run.weights_hash != link.weights_hash:
+                    raise TastemakerError(
+                        f"{place} holds other weights than {folder} started from: it was trained anew since. "
+                        "Restore it, or train the runs from it again"
+                    )
+                before = found.setdefault(seed, (link.weights_hash, place, folder))
+                if before[0] != link.weights_hash:
                     raise TastemakerError(
                         f"{folder} started from {place} and {before[2]} from {before[1]}, which are different "
                         "weights: a fair comparison needs one start"

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import torch
 
 from tastemaker.config import CompareSettings
 from tastemaker.data import read_records
-from tastemaker.runs import RunLock, check_name, sha256_file
+from tastemaker.runs import Run, RunLock, check_name, sha256_file, sha256_folder
 from tastemaker.studies.arms import Arm, arms_of, starts_of
 from tastemaker.studies.presets import Preset, Stress, preset_for
 from tastemaker.studies.readings import read_baselines, read_curve, read_policy
@@ -68,6 +68,8 @@ class Plan:
     seeds: tuple[int, ...]
     starts: Mapping[int, str]
     """Seed -> where the given runs of that seed started; empty without `--runs`."""
+    contents: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Model or run named by its folder -> the hash of what is in it."""
 
 
 def compare(
@@ -119,9 +121,46 @@ def make_plan(settings: CompareSettings) -> Plan:
         )
     spec = TownSpec() if settings.data is None else None
     seeds = tuple(sorted(starts)) or tuple(range(settings.seed, settings.seed + settings.seeds))
-    draft = Plan(settings, preset, spec, (), arms, seeds, starts)
+    named = [settings.model, settings.judge, *starts.values(), *(settings.runs or ())]
+    contents = {name: held for name in named if name is not None and (held := content_of(name)) is not None}
+    draft = Plan(settings, preset, spec, (), arms, seeds, starts, contents)
+    check_judge(draft)
     tasks = [task for seed in seeds for task in seed_tasks(draft, seed)]
     return replace(draft, tasks=in_turn(tasks))
+
+
+def check_judge(plan: Plan) -> None:
+    """Raises TastemakerError for a judge that would judge nothing, read other words, or judge its own work."""
+    judge = plan.settings.judge
+    if judge is None:
+        return
+    if plan.spec is not None:
+        raise TastemakerError("--judge is for own data (--data); on the town the gold reward judges, exactly")
+    if plan.settings.model == "tiny":
+        raise TastemakerError(
+            f"--judge {judge}: the vocabulary of `--model tiny` is made from the data, and a reward model that "
+            "exists reads another; leave out --judge, or name the model it was trained from"
+        )
+    for arm in plan.arms.values():
+        for folder in [run for runs in (arm.runs or {}).values() for run in runs.values()]:
+            rewards = [p for p in Run.open(folder).record.parents if p.role == "reward" and p.weights_hash]
+            if any(p.weights_hash == plan.contents.get(judge) for p in rewards):
+                raise TastemakerError(
+                    f"{folder} was optimised against {judge}, so that cannot judge it; name another --judge, "
+                    "or none to train one"
+                )
+
+
+def content_of(name: str) -> str | None:
+    """The hash of the weights of a run or of the files of a folder; None for names on the hub."""
+    if Run.is_run(name):
+        return Run.open(name).weights_hash
+    return sha256_folder(name) if Path(name).is_dir() else None
+
+
+def holding(plan: Plan, *names: str | None) -> dict[str, str]:
+    """What a task has in its fingerprint of the models and runs it is given by name."""
+    return {name: plan.contents[name] for name in names if name is not None and name in plan.contents}
 
 
 def seed_tasks(plan: Plan, seed: int) -> list[Task]:
@@ -158,7 +197,9 @@ def seed_tasks(plan: Plan, seed: int) -> list[Task]:
     prompts = {"tuning": preset.tuning_prompts, "test": preset.test_prompts}
     reading = {**common, "arm": None, "prompts": prompts}
     title = f"seed {seed}: reading SFT"
-    tasks.append(Task(f"read-sft-{seed}", read_policy, reading, folder / "read-sft", needs, title))
+    judged = holding(plan, settings.judge)
+    place = folder / "read-sft"
+    tasks.append(Task(f"read-sft-{seed}", read_policy, reading, place, needs, title, judged))
     for arm in plan.arms.values():
         for label in arm.tried:
             name, place = f"{arm.name}:{label}-{seed}", folder / folder_of(arm, label)
@@ -166,19 +207,22 @@ def seed_tasks(plan: Plan, seed: int) -> list[Task]:
             tasks.append(arm_task(plan, arm, label, seed, place))
             reading = {**common, "arm": name, "prompts": prompts}
             title = f"seed {seed}: reading {arm.name} {label}"
-            tasks.append(Task(f"read-{name}", read_policy, reading, place / "read", (*needs, name), title))
+            tasks.append(
+                Task(f"read-{name}", read_policy, reading, place / "read", (*needs, name), title, judged)
+            )
             if preset.readings:
                 watching = {**common, "arm": name, "prompts": preset.reading_prompts}
                 title = f"seed {seed}: the course of {arm.name} {label}"
                 tasks.append(
-                    Task(f"curve-{name}", read_curve, watching, place / "curve", (*needs, name), title)
+                    Task(f"curve-{name}", read_curve, watching, place / "curve", (*needs, name), title, judged)
                 )
     if preset.stress is not None:
         tasks += stress_tasks(plan, preset.stress, seed, folder / "stress", own, common)
     samples = {"prompts": preset.baseline_prompts, "samples": preset.baseline_samples}
     title = f"seed {seed}: best-of-n"
     place = folder / "baselines"
-    tasks.append(Task(f"baselines-{seed}", read_baselines, {**common, **samples}, place, needs, title))
+    reading = {**common, **samples}
+    tasks.append(Task(f"baselines-{seed}", read_baselines, reading, place, needs, title, judged))
     return tasks
 
 
@@ -192,8 +236,9 @@ def arm_task(plan: Plan, arm: Arm, label: str, seed: int, place: Path) -> Task:
     needs = (f"start-{seed}", f"reward-{seed}") if arm.needs_reward else (f"start-{seed}",)
     if arm.kind == "runs":
         assert arm.runs is not None
-        arguments: dict[str, Any] = {"seed": seed, "run": str(Path(arm.runs[label][seed]).resolve())}
-        return Task(name, given_run, arguments, place, needs[:1], title)
+        run = arm.runs[label][seed]
+        arguments: dict[str, Any] = {"seed": seed, "run": str(Path(run).resolve())}
+        return Task(name, given_run, arguments, place, needs[:1], title, holding(plan, run))
     if arm.kind == "recipe":
         assert arm.recipe is not None
         content = sha256_file(Path(arm.recipe))
@@ -235,16 +280,18 @@ def start_task(plan: Plan, seed: int, folder: Path) -> Task:
             f"start-{seed}", start_on_town, arguments, folder / "start", (), f"seed {seed}: town and SFT"
         )
     assert settings.data is not None
+    model = plan.starts.get(seed, settings.model)
     arguments = {
         "seed": seed,
-        "model": plan.starts.get(seed, settings.model),
+        "model": model,
         "data": settings.data,
         "data_sha256": read_records(settings.data, Comparison).sha256,
         "sft": {**preset.sft, **dict(settings.stages.get("sft", {}))},
         "limit": preset.limit,
         "as_is": seed in plan.starts,
     }
-    return Task(f"start-{seed}", start_on_data, arguments, folder / "start", (), f"seed {seed}: split and SFT")
+    title = f"seed {seed}: split and SFT"
+    return Task(f"start-{seed}", start_on_data, arguments, folder / "start", (), title, holding(plan, model))
 
 
 def in_turn(tasks: list[Task]) -> tuple[Task, ...]:

@@ -29,7 +29,8 @@ def courses(plan: Plan, results: Results, judge: str) -> dict[str, Any]:
                 [results.get(f"curve-{name}:{label}-{s}") for s in plan.seeds],
                 plan.seeds,
                 judge,
-                optimised="reward" in METHODS[arm.method].roles,
+                # recipes and runs that exist optimised a reward model of their own, not the study's
+                optimised=arm.kind == "method" and "reward" in METHODS[arm.method].roles,
             )
             if found is not None:
                 arms.setdefault(name, {})[label] = found

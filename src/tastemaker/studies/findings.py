@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from tastemaker.methods import METHODS
 from tastemaker.runs import Run
 from tastemaker.studies.arms import Arm
 from tastemaker.studies.diagnosis import ORDER as SEVERITIES
@@ -42,6 +43,7 @@ def evidence_of(plan: Plan, results: Results, arm: Arm, label: str, seed: int) -
         pairs={**read["pairs"], "own_logp_per_token": sft["reference_logps"]["mean"]},
         stopped=made["stopped"],
         judge_is_gold=plan.spec is not None,
+        proxy_optimised=arm.kind == "method" and "reward" in METHODS[arm.method].roles,
     )
 
 

@@ -22,7 +22,7 @@ from tastemaker.studies.start import as_questions, decoder, message_text
 from tastemaker.studies.tasks import Report
 from tastemaker.town import Town, TownSpec
 from tastemaker.training.rewarding import learned_reward
-from tastemaker.types import Comparison, Question, Record, Reward, Sampling
+from tastemaker.types import Comparison, Question, Record, Reward, Sampling, TastemakerError
 
 PAIRS_READ = 256
 """Comparisons on which implicit rewards are read, of the arms' own and of those nobody trained on."""
@@ -71,6 +71,7 @@ class Reader:
                 judge: Reward = TownJudge(self.town, decoder(models.tokenizer))
             else:
                 judging = build_roles(("reward",), (), policy=None, reward=self._judge, **self.loading)
+                check_same_words(judging, models, self._judge)
                 judge = learned_reward(judging, self._judge)
             self._referee = Beside(judge, proxy)
         return self._referee
@@ -95,6 +96,16 @@ class Reader:
             sampling=Sampling(max_new_tokens=self.length, temperature=temperature),
             seed=self.seed,
             decode=decoder(models.tokenizer),
+        )
+
+
+def check_same_words(judging: RoleModels, models: RoleModels, judge: object) -> None:
+    """Raises TastemakerError where the judge would take the policies' token ids for other words."""
+    known = judging.tokenizer.get_vocab()
+    if any(known.get(token) != i for token, i in models.tokenizer.get_vocab().items()):
+        raise TastemakerError(
+            f"{judge}: this judge has another vocabulary than the policies, so it would read other words than "
+            "were written. Name a reward model trained from the same model family, or none to train one"
         )
 
 

@@ -259,15 +259,22 @@ def judge_words(plan: Plan) -> dict[str, Any]:
             "rates": dict(RATES),
         }
     named = plan.settings.judge
+    if named:
+        note = (
+            "The judge is a proxy: the reward model named with --judge. The methods trained here were not "
+            "optimised against it; what it learned from is not known to the study."
+        )
+    else:
+        note = (
+            "The judge is a proxy: a reward model trained on a disjoint part of the preferences, never "
+            "optimised against; it starts from the same SFT policy. It shares the biases of the labels."
+        )
+    if plan.starts:
+        note += " What the runs given learned from, it may have learned from too."
     return {
         "name": f"judge {named}" if named else "independent reward model (proxy)",
         "kind": "proxy",
-        "note": (
-            "The judge is a proxy: a reward model"
-            + ("" if named else " trained on a disjoint part of the preferences")
-            + ", never optimised against; it starts from the same SFT policy. It shares the biases of the "
-            "labels; read the samples too."
-        ),
+        "note": f"{note} Read the samples too.",
         "rates": {},
     }
 
@@ -276,10 +283,15 @@ def protocol(plan: Plan, search: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """The rules of this comparison, in words."""
     counts = ", ".join(f"{title(name)}: {len(arm.tried)}" for name, arm in plan.arms.items())
     said = [
-        "Every arm starts from its seed's SFT policy and learns from the same preferences and prompts.",
+        "Every arm starts from its seed's SFT policy"
+        + (
+            "; those trained here learn from the same preferences and prompts."
+            if plan.starts
+            else " and learns from the same preferences and prompts."
+        ),
         f"Settings tried by each arm on every seed: {counts}. The setting is chosen on at most "
-        f"{plan.preset.tuning_prompts} tuning prompts and read on {plan.preset.test_prompts} test prompts; "
-        "no prompt is in both.",
+        f"{plan.preset.tuning_prompts} tuning prompts and read on at most {plan.preset.test_prompts} test "
+        "prompts; no prompt is in both.",
         budget_words(search),
         "Policies are read at their last step, sampled at temperature 1 and greedily.",
         "Differences are paired by seed and prompt; intervals are at 95%, with seeds as the outer unit.",
@@ -292,6 +304,7 @@ def protocol(plan: Plan, search: Mapping[str, Mapping[str, Any]]) -> list[str]:
     ]
     if plan.starts:
         said.append(
-            "The runs given were trained before this study. Whether they saw its test prompts is not known."
+            "The runs given were trained before this study. What they learned from is in their records, "
+            "and need not be the same; whether they saw the test prompts is not known."
         )
     return said

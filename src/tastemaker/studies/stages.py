@@ -19,7 +19,7 @@ from tastemaker.data import read_records, tokenise, write_records
 from tastemaker.evaluation import reward_accuracy
 from tastemaker.methods import METHODS
 from tastemaker.models import build_roles
-from tastemaker.runs import Run, sha256_file
+from tastemaker.runs import Run, lineage, sha256_file
 from tastemaker.studies.arms import study_recipe
 from tastemaker.studies.pipeline import run_pipeline
 from tastemaker.studies.start import cost_of
@@ -124,10 +124,9 @@ def given_run(
     """A run that exists already. What its reward model cost is counted where its run is still there."""
     own = Run.open(run)
     runs = {own.method: own}
-    for parent in own.record.parents:
-        place = own.folder / parent.path
-        if parent.role == "reward" and Run.is_run(place):
-            runs = {"reward": Run.open(place), **runs}
+    for parent in lineage(own).parents:
+        if parent.role == "reward" and parent.run is not None and not parent.problem:
+            runs = {"reward": parent.run, **runs}
     return of_run(own, runs)
 
 

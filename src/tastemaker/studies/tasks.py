@@ -52,6 +52,8 @@ class Task:
     folder: Path
     needs: tuple[str, ...] = ()
     title: str = ""
+    contents: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Hashes of what the arguments name but do not hold (models, runs): a path stays when its content goes."""
 
     def fingerprint(self, results: Results) -> str:
         """Changes when the work, its arguments or what it builds on changes."""
@@ -60,6 +62,8 @@ class Task:
             "arguments": self.arguments,
             "needs": {n: results[n]["fingerprint"] for n in self.needs},
         }
+        if self.contents:
+            parts["contents"] = self.contents
         return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 

@@ -59,6 +59,8 @@ class ArmEvidence:
     stopped: str | None = None
     """Why the run ended before its time."""
     judge_is_gold: bool = True
+    proxy_optimised: bool | None = None
+    """Whether `watch`'s proxy is the reward that the arm maximised; None: if it learns from its own samples."""
 
     # ---------------------------------------------------------------------------------------- readings
 
@@ -92,7 +94,8 @@ class ArmEvidence:
     @cached_property
     def curve(self) -> dict[str, Any]:
         """What `watch` says of over-optimisation."""
-        return read_curve(self.watch, judge=self.judge, optimised=self.online)
+        optimised = self.online if self.proxy_optimised is None else self.proxy_optimised
+        return read_curve(self.watch, judge=self.judge, optimised=optimised)
 
     def scores(self) -> str:
         """The judge's score before and after, in words; empty where it was not read."""
