@@ -12,28 +12,14 @@ dtype it came in.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from tastemaker.functional.products import times, times_transposed, transposed_times
-
-
-class Kind(NamedTuple):
-    """How a half is computed."""
-
-    dtype: torch.dtype
-    """Of the matrix products."""
-    epsilon: float
-    """Of the norm."""
-    heads: int = 0
-    key_heads: int = 0
-
-
-def widened(dtype: torch.dtype) -> torch.dtype:
-    return torch.promote_types(dtype, torch.float32)
+from tastemaker.functional.joined import Given, Joined, Kind, widened
+from tastemaker.functional.products import transposed_times
 
 
 def rotation(cos: Tensor, sin: Tensor) -> Tensor:
@@ -77,32 +63,47 @@ def _pairs_apart(weight: Tensor, heads: int) -> Tensor:
     return weight.reshape(heads, -1, 2, *weight.shape[1:]).transpose(1, 2)
 
 
-class Project(torch.autograd.Function):
-    """Norm, query, key and value projections, rotation.
+def _alike(found: Sequence[Tensor], given: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Gradients in the dtypes of what they are gradients of."""
+    return tuple(f.to(g.dtype) for f, g in zip(found, given, strict=True))
 
-    `apply(x [T, d], norm [d], angles [T, 1, D/2] complex, kind, weights (q, k, v), biases (q, k, v) or ())`
+
+class Project(torch.autograd.Function):
+    """Norm, query, key and value projections, their norms, rotation.
+
+    `apply(x [T, d], norm [d], angles [T, 1, D/2] complex, kind, *tensors)`, the tensors as `Given` has them
+    (weights and biases: q, k, v; head norms [D]: q, k)
     -> query [T, H, D], key [T, Hkv, D], value [T, Hkv, D] in `kind.dtype`. The D of queries and keys are
     in another order than the model's own (see `_pairs_together`): fit for their products alone.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, norm: Tensor, angles: Tensor, kind: Kind, *weights: Tensor) -> Any:
+    def forward(ctx: Any, x: Tensor, norm: Tensor, angles: Tensor, kind: Kind, *tensors: Tensor) -> Any:
         turned = kind.heads + kind.key_heads
-        matrix = _packed(weights[:3], kind).to(kind.dtype)
+        given = Given.of(tensors, kind, 3)
+        joined = _joined_heads(given, kind)
         normed, scale = rms_norm(x, norm, kind.epsilon, kind.dtype)
-        out = times_transposed(normed, matrix)
-        if len(weights) > 3:
-            out += _packed(weights[3:], kind).to(kind.dtype)
+        low = joined.low(normed)
+        out = joined(normed, low)
+        if given.biases:
+            out += torch.cat(_turned(given.biases, kind)).to(kind.dtype)
         width = out.shape[1] // (turned + kind.key_heads)
-        wide = out[:, : turned * width].to(widened(kind.dtype)).view(len(x), turned, -1, 2)
-        torch.view_as_complex(wide).mul_(angles)
+        rows = out[:, : turned * width]
+        before: Tensor | None = None
+        scales: Sequence[Tensor | None] = (None, None)
+        if given.head_norms:
+            before = rows.contiguous()
+            wide, *scales = _norm_heads(before.view(len(x), turned, width), given.head_norms, kind)
+        else:
+            wide = rows.to(widened(kind.dtype))
+        torch.view_as_complex(wide.view(len(x), turned, -1, 2)).mul_(angles)
         heads = wide.view(len(x), turned, width)
         query = heads[:, : kind.heads].to(kind.dtype)
         key = heads[:, kind.heads :].to(kind.dtype)
         value = out[:, turned * width :].reshape(len(x), kind.key_heads, width)
-        ctx.save_for_backward(x, norm, scale, angles, matrix)
-        ctx.kind, ctx.biases = kind, len(weights) > 3
-        ctx.weight_dtype = next(iter(weights)).dtype
+        kept = joined.matrix if kind.keep else None
+        ctx.save_for_backward(x, norm, scale, angles, low, before, *scales, kept, *tensors)
+        ctx.kind = kind
         return query.contiguous(), key.contiguous(), value.contiguous()
 
     @staticmethod
@@ -110,82 +111,181 @@ class Project(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         kind: Kind = ctx.kind
         with torch.autocast(grads[0].device.type, enabled=False):
-            x, norm, scale, angles, matrix = ctx.saved_tensors
+            saved = ctx.saved_tensors  # read once: checkpointed ones are made for one reading
+            x, norm, scale, angles, low, before, *scales, kept = saved[:9]
+            given = Given.of(saved[9:], kind, 3)
             turned, width = kind.heads + kind.key_heads, grads[0].shape[2]
+            needs = Given.of(ctx.needs_input_grad[4:], kind, 3)
             wide = torch.cat([g.to(widened(kind.dtype)) for g in grads[:2]], 1)
             torch.view_as_complex(wide.view(len(x), turned, -1, 2)).mul_(angles.conj())
-            out = torch.empty(len(x), matrix.shape[0], dtype=kind.dtype, device=x.device)
+            for_norms: Sequence[Tensor | None] = ()
+            if before is not None:
+                before = before.view(len(x), turned, width)
+                wide, *for_norms = _norm_heads_backward(
+                    wide, before, scales, (given.head_norms, needs.head_norms), kind
+                )
+            joined = _joined_heads(given, kind, kept)
+            out = torch.empty(len(x), joined.rows[-1].stop, dtype=kind.dtype, device=x.device)
             out[:, : turned * width] = wide.view(len(x), -1)
             out[:, turned * width :] = grads[2].reshape(len(x), -1)
-            needs = ctx.needs_input_grad
-            for_weights: tuple[Tensor | None, ...] = (None,) * (len(needs) - 4)
-            if any(needs[4:]):
+            found: list[Tensor | None] = [None] * (3 + len(given.biases) + len(given.lows))
+            for_normed = None
+            if any(ctx.needs_input_grad[:2]):
+                for_normed, for_low = joined.back(out)
+            else:
+                for_low = joined.back_low(out)
+            if any(needs.weights) or any(needs.lows):
                 normed = rms_norm(x, norm, kind.epsilon, kind.dtype)[0]
-                for_weights = _unpacked(transposed_times(out, normed), kind, ctx.weight_dtype)
-                if ctx.biases:
-                    sums = out.sum(0, dtype=widened(kind.dtype))
-                    for_weights += _unpacked(sums, kind, ctx.weight_dtype)
-            for_x, for_norm = rms_norm_backward(times(out, matrix), x, scale, norm, weight_wanted=needs[1])
-            return for_x.to(x.dtype), for_norm, None, None, *for_weights
+                if any(needs.weights):
+                    found[:3] = _alike(_unturned(transposed_times(out, normed), kind), given.weights)
+                if for_low is not None and any(needs.lows):
+                    lows = joined.for_updates(out, for_low, normed, low)
+                    found[-len(lows) :] = _alike(_ups_unturned(lows, kind), given.lows)
+            if any(needs.biases):
+                sums = out.sum(0, dtype=widened(kind.dtype))
+                found[3:6] = _alike(_unturned(sums, kind), given.biases)
+            for_x = for_norm = None
+            if for_normed is not None:
+                for_x, for_norm = rms_norm_backward(
+                    for_normed, x, scale, norm, weight_wanted=ctx.needs_input_grad[1]
+                )
+                for_x = for_x.to(x.dtype)
+            return for_x, for_norm, None, None, *found[:3], *for_norms, *found[3:]
 
 
-def _packed(parts: Sequence[Tensor], kind: Kind) -> Tensor:
-    """Query, key and value matrices (or biases) as one, queries and keys in the rotation's order."""
-    query, key, value = parts
-    turned = _pairs_together(query, kind.heads), _pairs_together(key, kind.key_heads)
-    return torch.cat([*(t.reshape(p.shape) for t, p in zip(turned, parts, strict=False)), value])
+def _joined_heads(given: Given[Tensor], kind: Kind, matrix: Tensor | None = None) -> Joined:
+    """Query, key and value layers as one, queries and keys in the rotation's order."""
+    updates = given.updates(kind, slice(0, 3))
+    ups = [None if u is None else (u[0], _order(u[1], i, kind)) for i, u in enumerate(updates)]
+    weights = _turned(given.weights, kind) if matrix is None else given.weights
+    return Joined(weights, ups, kind.dtype, matrix)
 
 
-def _unpacked(whole: Tensor, kind: Kind, dtype: torch.dtype) -> tuple[Tensor, ...]:
-    """The gradients of query, key and value matrices from that of `_packed`."""
+def _order(part: Tensor, place: int, kind: Kind) -> Tensor:
+    """A query's (place 0), key's (1) or value's (2) tensor with its rows in the order of the products."""
+    if place == 2:
+        return part
+    return _pairs_together(part, (kind.heads, kind.key_heads)[place]).reshape(part.shape)
+
+
+def _turned(parts: Sequence[Tensor], kind: Kind) -> list[Tensor]:
+    """Query, key and value matrices (or biases) in the order of the products."""
+    return [_order(part, i, kind) for i, part in enumerate(parts)]
+
+
+def _unturned(whole: Tensor, kind: Kind) -> list[Tensor]:
+    """The gradients of query, key and value matrices (or biases) from that of all in the products' order."""
     width = whole.shape[0] // (kind.heads + 2 * kind.key_heads)
     query, key, value = whole.split([width * n for n in (kind.heads, kind.key_heads, kind.key_heads)])
-    found = [_pairs_apart(query, kind.heads), _pairs_apart(key, kind.key_heads)]
-    shaped = [m.to(dtype).reshape(part.shape) for m, part in zip(found, (query, key), strict=True)]
-    return shaped[0], shaped[1], value.to(dtype)
+    query = _pairs_apart(query, kind.heads).reshape(query.shape)
+    return [query, _pairs_apart(key, kind.key_heads).reshape(key.shape), value]
+
+
+def _ups_unturned(lows: Sequence[Tensor], kind: Kind) -> list[Tensor]:
+    """A, B, A, B ... with the rows of queries' and keys' B in the model's order again."""
+    places = [i for i, flag in enumerate(kind.updates[:3]) if flag]
+    heads = (kind.heads, kind.key_heads)
+    found = list(lows)
+    for n, place in enumerate(places):
+        if place < 2:
+            found[2 * n + 1] = _pairs_apart(found[2 * n + 1], heads[place]).reshape(found[2 * n + 1].shape)
+    return found
+
+
+def _norm_heads(heads: Tensor, norms: Sequence[Tensor], kind: Kind) -> tuple[Tensor, Tensor, Tensor]:
+    """(heads [T, H + Hkv, D] normed, each with its weight, scales of queries [T * H, 1], of keys)"""
+    wide = widened(kind.dtype)
+    made: list[Tensor] = []
+    scales: list[Tensor] = []
+    for part, norm in zip(heads.split([kind.heads, kind.key_heads], 1), norms, strict=True):
+        weight = _pairs_together(norm, 1).reshape(-1)
+        normed, scale = rms_norm(part.reshape(-1, part.shape[2]), weight, kind.epsilon, wide)
+        made.append(normed.view(part.shape))
+        scales.append(scale)
+    return torch.cat(made, 1), scales[0], scales[1]
+
+
+def _norm_heads_backward(
+    grad: Tensor,
+    heads: Tensor,
+    scales: Sequence[Tensor],
+    given: tuple[Sequence[Tensor], Sequence[bool]],
+    kind: Kind,
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """(gradient of the heads before their norms, of the queries' norm, of the keys')
+
+    `given`: the two norms' weights, and whether each needs a gradient.
+    """
+    made: list[Tensor] = []
+    for_norms: list[Tensor | None] = []
+    sizes = [kind.heads, kind.key_heads]
+    parts = zip(grad.split(sizes, 1), heads.split(sizes, 1), scales, *given, strict=True)
+    for g, part, scale, norm, wanted in parts:
+        weight = _pairs_together(norm, 1).reshape(-1)
+        rows = part.reshape(-1, part.shape[2])
+        flat = g.reshape(rows.shape)
+        found, for_weight = rms_norm_backward(flat, rows, scale, weight, weight_wanted=wanted)
+        made.append(found.view(part.shape))
+        for_norms.append(None if for_weight is None else _pairs_apart(for_weight, 1).reshape(-1))
+    return torch.cat(made, 1), for_norms[0], for_norms[1]
 
 
 class Output(torch.autograd.Function):
-    """`apply(x [T, d], heads [T, H * D], weight [d, H * D], bias [d] | None)` -> x + heads weight^T + bias."""
+    """`apply(x [T, d], heads [T, H * D], kind, *tensors)`, the tensors as `Given` has them (weight [d, H * D])
+    -> x + heads weight^T + bias.
+    """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, heads: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        matrix = weight.to(heads.dtype)
-        ctx.save_for_backward(heads, matrix)
-        ctx.dtypes = (weight.dtype, None if bias is None else bias.dtype)
-        out = times_transposed(heads, matrix).to(x.dtype).add_(x)
-        return out if bias is None else out.add_(bias)
+    def forward(ctx: Any, x: Tensor, heads: Tensor, kind: Kind, *tensors: Tensor) -> Tensor:
+        given = Given.of(tensors, kind, 1)
+        joined = Joined(given.weights, given.updates(kind, slice(0, 1)), heads.dtype)
+        low = joined.low(heads)
+        out = joined(heads, low).to(x.dtype).add_(x)
+        ctx.save_for_backward(heads, low, joined.matrix if kind.keep else None, *tensors)
+        ctx.kind = kind
+        return out.add_(given.biases[0]) if given.biases else out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        kind: Kind = ctx.kind
         with torch.autocast(grads[0].device.type, enabled=False):
-            heads, matrix = ctx.saved_tensors
+            heads, low, kept, *tensors = ctx.saved_tensors
+            given = Given.of(tensors, kind, 1)
+            needs = Given.of(ctx.needs_input_grad[3:], kind, 1)
+            joined = Joined(given.weights, given.updates(kind, slice(0, 1)), heads.dtype, kept)
             grad = grads[0].to(heads.dtype)
-            needs = ctx.needs_input_grad
-            for_weight = transposed_times(grad, heads).to(ctx.dtypes[0]) if needs[2] else None
-            for_bias = grads[0].sum(0).to(ctx.dtypes[1]) if needs[3] else None
-            return grads[0], times(grad, matrix), for_weight, for_bias
+            for_heads, for_low = joined.back(grad)
+            found: list[Tensor | None] = [None] * len(tensors)
+            if needs.weights[0]:
+                found[:1] = _alike([transposed_times(grad, heads)], given.weights)
+            if any(needs.biases):
+                found[1:2] = _alike([grads[0].sum(0)], given.biases)
+            if for_low is not None and any(needs.lows):
+                found[-2:] = _alike(joined.for_updates(grad, for_low, heads, low), given.lows)
+            return grads[0], for_heads, None, *found
 
 
 class GatedMLP(torch.autograd.Function):
-    """`apply(x [T, d], norm [d], kind, gate [f, d], up [f, d], down [d, f])`
+    """`apply(x [T, d], norm [d], kind, *tensors)`, the tensors as `Given` has them (gate [f, d], up [f, d],
+    down [d, f])
     -> x + down (silu(gate n) * up n) with n the normed x (Shazeer 2020, arXiv:2002.05202: SwiGLU).
     """
 
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, norm: Tensor, kind: Kind, gate: Tensor, up: Tensor, down: Tensor
-    ) -> Tensor:
-        both = torch.cat([gate, up]).to(kind.dtype)
-        narrow = down.to(kind.dtype)
+    def forward(ctx: Any, x: Tensor, norm: Tensor, kind: Kind, *tensors: Tensor) -> Tensor:
+        both, narrow = _joined_gates(Given.of(tensors, kind, 3), kind)
         normed, scale = rms_norm(x, norm, kind.epsilon, kind.dtype)
-        inner = times_transposed(normed, both)
+        low = both.low(normed)
+        inner = both(normed, low)
         gates, ups = inner.chunk(2, 1)
         active = torch.nn.functional.silu(gates)
-        out = times_transposed(active * ups, narrow).to(x.dtype)
-        ctx.save_for_backward(x, norm, scale, both, narrow, inner, active)
-        ctx.kind, ctx.weight_dtype = kind, gate.dtype
+        hidden = active * ups
+        narrow_low = narrow.low(hidden)
+        out = narrow(hidden, narrow_low).to(x.dtype)
+        kept = (both.matrix, narrow.matrix) if kind.keep else (None, None)
+        ctx.save_for_backward(x, norm, scale, inner, active, low, narrow_low, *kept, *tensors)
+        ctx.kind = kind
         return out.add_(x)
 
     @staticmethod
@@ -193,19 +293,42 @@ class GatedMLP(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         kind: Kind = ctx.kind
         with torch.autocast(grads[0].device.type, enabled=False):
-            x, norm, scale, both, narrow, inner, active = ctx.saved_tensors
+            x, norm, scale, inner, active, low, narrow_low, *rest = ctx.saved_tensors
+            kept, given = rest[:2], Given.of(rest[2:], kind, 3)
+            needs = Given.of(ctx.needs_input_grad[3:], kind, 3)
+            both, narrow = _joined_gates(given, kind, kept)
             gates, ups = inner.chunk(2, 1)
             grad = grads[0].to(kind.dtype)
-            needs = ctx.needs_input_grad
-            hidden = times(grad, narrow)
-            for_down = transposed_times(grad, active * ups).to(ctx.weight_dtype) if needs[5] else None
+            hidden, for_narrow_low = narrow.back(grad)
+            found: list[Tensor | None] = [None] * 3
+            lows: list[Tensor] = []
+            updated = any(needs.lows)
+            after = active * ups if needs.weights[2] or updated else None
+            if after is not None and needs.weights[2]:
+                found[2:] = _alike([transposed_times(grad, after)], given.weights[2:])
+            if after is not None and updated and for_narrow_low is not None:
+                lows = narrow.for_updates(grad, for_narrow_low, after, narrow_low)
             for_inner = torch.empty_like(inner)
             half = gates.shape[1]
             torch.mul(hidden, active, out=for_inner[:, half:])
             for_inner[:, :half] = torch.ops.aten.silu_backward(hidden.mul_(ups), gates)
-            for_gate = for_up = None
-            if needs[3] or needs[4]:
+            for_normed, for_low = both.back(for_inner)
+            if any(needs.weights[:2]) or updated:
                 normed = rms_norm(x, norm, kind.epsilon, kind.dtype)[0]
-                for_gate, for_up = transposed_times(for_inner, normed).to(ctx.weight_dtype).chunk(2)
-            for_x, for_norm = rms_norm_backward(times(for_inner, both), x, scale, norm, weight_wanted=needs[1])
-            return for_x.add_(grads[0]).to(x.dtype), for_norm, None, for_gate, for_up, for_down
+                if any(needs.weights[:2]):
+                    found[:2] = _alike(transposed_times(for_inner, normed).chunk(2), given.weights[:2])
+                if for_low is not None and updated:
+                    lows = both.for_updates(for_inner, for_low, normed, low) + lows
+            for_x, for_norm = rms_norm_backward(
+                for_normed, x, scale, norm, weight_wanted=ctx.needs_input_grad[1]
+            )
+            ended: tuple[Tensor | None, ...] = _alike(lows, given.lows) if lows else (None,) * len(given.lows)
+            return for_x.add_(grads[0]).to(x.dtype), for_norm, None, *found, *ended
+
+
+def _joined_gates(
+    given: Given[Tensor], kind: Kind, kept: Sequence[Tensor | None] = (None, None)
+) -> tuple[Joined, Joined]:
+    """Gate and up as one, and down."""
+    gate_up = Joined(given.weights[:2], given.updates(kind, slice(0, 2)), kind.dtype, kept[0])
+    return gate_up, Joined(given.weights[2:], given.updates(kind, slice(2, 3)), kind.dtype, kept[1])

@@ -69,4 +69,11 @@ def _close(found: Tensor, wanted: Tensor) -> bool:
 def _onednn() -> Callable[[Tensor, Tensor], Tensor]:
     """x, other -> x other^T"""
     one: Any = torch.ops.mkldnn._linear_pointwise.default
-    return lambda x, other: one(x, other, None, "none", [], "")
+
+    def product(x: Tensor, other: Tensor) -> Tensor:
+        # for a part of a wider matrix oneDNN has but a way that is a thousand times slower
+        if not (other.is_contiguous() or other.t().is_contiguous()):
+            other = other.contiguous()
+        return one(x, other, None, "none", [], "")
+
+    return product

@@ -270,7 +270,7 @@ class _Maker:
         module = _chosen(module)
         pairs: list[tuple[Tensor, Tensor]] = []
         if type(module) is LoraLinear:
-            pairs, inner = _updates(module), module.get_base_layer()
+            pairs, inner = updates_of(module), module.get_base_layer()
         else:
             inner = module
         if type(inner) is not nn.Linear:
@@ -321,8 +321,8 @@ def _packs(device: torch.device, dtype: torch.dtype) -> bool:
     return device.type == "cpu" and torch.backends.mkldnn.is_available() and known and able.get(dtype, bool)()
 
 
-def _updates(module: LoraLinear) -> list[tuple[Tensor, Tensor]]:
-    """(A, scaled B) of the adapters that compute now."""
+def updates_of(module: LoraLinear) -> list[tuple[Tensor, Tensor]]:
+    """(A, scaled B) of the adapters that compute now, with their gradients. Raises Unknown; see there."""
     layer: Any = module
     if layer.disable_adapters or layer.merged:
         if layer.disable_adapters and layer.merged:
