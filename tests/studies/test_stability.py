@@ -110,3 +110,13 @@ def test_arms_alike_are_rarely_told_apart(arms: int, common: float) -> None:
         found = stability({f"arm{i}": list(r) for i, r in enumerate(readings)}, {})
         wrong += any(pair["score"]["apart"] for pair in found["pairs"])
     assert wrong / 400 <= 0.07
+
+
+def test_a_spread_of_kl_is_told_with_the_kl_it_belongs_to() -> None:
+    """Ten times as far with ten times the scatter: the same luck, farther from the start."""
+    near = [2.0, 2.02, 1.98, 2.01, 1.99]
+    kls = {"dpo": exact(near, 0.01), "ppo": exact([10 * kl for kl in near], 0.01)}
+    scores = {"dpo": exact([1.0, 1.1, 0.9, 1.0, 1.0], 0.01), "ppo": exact([0.5, 0.6, 0.4, 0.5, 0.5], 0.01)}
+    text = stability(scores, kls)["text"]
+    assert "DPO varies less than PPO over seeds in KL" in text
+    assert "led to 2.00 and 20.00 nats, relative to which it is 1% against 1%" in text

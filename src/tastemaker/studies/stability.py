@@ -22,7 +22,7 @@ from scipy import special
 
 from tastemaker.functional import standard_error
 from tastemaker.studies.paired import Scores
-from tastemaker.studies.written import counted, number, title
+from tastemaker.studies.written import counted, number, percent, title
 
 ALPHA = 0.05
 SEEDS_LEAST = 3
@@ -147,6 +147,7 @@ def pair_words(pair: Mapping[str, Any], arms: Mapping[str, Any], seeds: int) -> 
             f"against {number(larger['sd'], digits_for(larger['sd']))}"
         )
         if ratio["apart"]:
+            figures += at_levels(smaller["mean"], larger["mean"], smaller["sd"], larger["sd"]) * (name == "kl")
             told.append(f"{title(first)} varies less than {title(second)} over seeds {where}: {figures}")
         else:
             rest.append(f"{where} ({figures})")
@@ -156,6 +157,16 @@ def pair_words(pair: Mapping[str, Any], arms: Mapping[str, Any], seeds: int) -> 
             + " or ".join(rest)
         )
     return " ".join(f"{sentence}." for sentence in told)
+
+
+def at_levels(mean: float, other: float, sd: float, other_sd: float) -> str:
+    """The KLs that two spreads of KL belong to: farther from the start seeds scatter more, by any method."""
+    if min(mean, other) <= 0:
+        return ""
+    return (
+        f"; their settings led to {number(mean)} and {number(other)} nats, relative to which it is "
+        f"{percent(sd / mean)} against {percent(other_sd / other)}"
+    )
 
 
 def digits_for(value: float | None) -> int:
