@@ -8,6 +8,7 @@ forward and backward both happen inside its adapter scope although one loss coup
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -192,22 +193,25 @@ class Updates:
         counts = self.unit_counts(mini)
         parameters = [p for role in self.method.trains for p in self.models.trainable(role).values()]
         self.optimizer.zero_grad(set_to_none=True)
-        loss = torch.zeros((), dtype=torch.float64)
+        losses: list[Tensor] = []
         for micro in mini.cut(self.settings.tokens_per_microbatch):
             value, metrics = self.backward(micro, counts)
-            loss += value
+            losses.append(value)
             totals.add(metrics)
         self.world.sum_gradients(parameters)
+        loss = sum(losses, torch.zeros((), dtype=torch.float64, device=self.models.device))
         loss = self.world.reduce(loss)
         norm = torch.nn.utils.clip_grad_norm_(parameters, self.settings.max_grad_norm or float("inf"))
-        if not (torch.isfinite(loss) and torch.isfinite(norm)):
-            raise TastemakerError(self.describe_non_finite(mini, counts, float(loss), float(norm)))
+        # the only place where the step waits for the device
+        found, length = torch.stack([loss.to(norm.device), norm.double()]).tolist()
+        if not (math.isfinite(found) and math.isfinite(length)):
+            raise TastemakerError(self.describe_non_finite(mini, counts, found, length))
         factor = learning_rate_factor(self.settings, counters.optimizer_steps, self.total)
         set_learning_rate(self.optimizer, self.learning_rate * factor)
         self.optimizer.step()
         counters.optimizer_steps += 1
-        totals.put("loss", float(loss))
-        totals.put("grad_norm", float(norm))
+        totals.put("loss", found)
+        totals.put("grad_norm", length)
         totals.put("learning_rate", self.learning_rate * factor)
 
     def unit_counts(self, mini: Bundles) -> dict[Unit, float]:
@@ -239,7 +243,7 @@ class Updates:
             if gradient is not None:  # pyright: ignore[reportUnnecessaryComparison]  (allow_unused)
                 with self.models.scope(role):
                     getattr(outputs[role], name).backward(gradient)
-        return total.detach().double().cpu(), loss.metrics
+        return total.detach().double(), loss.metrics
 
     def describe_non_finite(self, mini: Bundles, counts: Mapping[Unit, float], loss: float, norm: float) -> str:
         """Which rows make the loss or the gradient infinite or NaN, each tried alone."""
