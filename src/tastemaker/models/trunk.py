@@ -19,6 +19,7 @@ from peft.tuners.lora import Linear as LoraLinear
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
+from transformers.activations import SiLUActivation
 
 from tastemaker.functional.joined import Kind
 from tastemaker.functional.layers import GatedMLP, Output, Project, rotation
@@ -226,6 +227,8 @@ def _checked(module: nn.Module) -> nn.Module:
         raise Unknown("queries or keys alone are normed")
     _only(part.self_attn, {*PROJECTIONS, *normed})
     _only(part.mlp, {*GATES, "act_fn"})
+    if not isinstance(part.mlp.act_fn, nn.SiLU | SiLUActivation):
+        raise Unknown(f"its gate is {type(part.mlp.act_fn).__name__}, not SiLU")
     linears = [getattr(part.self_attn, n) for n in PROJECTIONS] + [getattr(part.mlp, n) for n in GATES]
     if any(type(linear) is not nn.Linear and type(linear) is not LoraLinear for linear in linears):
         raise Unknown("a projection is more than a linear layer and its LoRA adapters")

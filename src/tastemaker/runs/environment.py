@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import platform
 import subprocess
 import sys
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -18,6 +20,16 @@ def versions() -> dict[str, str]:
     none of them needs to be imported.
     """
     return {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES}
+
+
+@cache
+def source_digest() -> str:
+    """A short hash of the package's own code: tells versions apart that are called alike."""
+    package = Path(__file__).parent.parent
+    digest = hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
+        digest.update(path.relative_to(package).as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:12]
 
 
 def git_commit(folder: Path | None = None) -> str | None:

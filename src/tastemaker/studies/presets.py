@@ -69,7 +69,7 @@ def label_of(settings: Settings, among: Sequence[Settings]) -> str:
 
 
 OFFLINE = ("dpo", "kto", "bco", "cpo", "orpo", "simpo")
-LENGTH_NORMALISED = (1.0, 2.5, 10.0)
+LENGTH_NORMALISED = (0.5, 1.0, 2.5, 10.0)
 """Values of `beta` for SimPO, which is of mean log-probs per token. In other methods too it means another thing
 in each, so that equal values are no equal settings."""
 
@@ -142,7 +142,7 @@ def town_preset(size: str) -> Preset:
     }
     unbraked = {**ppo, "kl_coef": 0.0, "max_steps": 40, "response_length": spec.max_new_tokens}
     stress = Stress(method="ppo", settings=unbraked, pairs=800, every=2)
-    weights = {"quick": (0.3,), "demo": (0.1, 0.3), "full": (0.1, 0.3, 1.0)}[size]
+    weights = {"quick": (0.3,), "demo": (0.1, 0.3), "full": (0.03, 0.1, 0.3, 1.0)}[size]
     short = {"max_steps": 4} if size == "quick" else {}
     return Preset(
         sft={},

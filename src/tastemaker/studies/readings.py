@@ -164,6 +164,9 @@ def read_curve(
     reader = Reader(inputs, seed=seed, reward=reward, **common)
     run = Run.open(inputs[arm]["run"])
     snapshots: dict[int, str | Path] = {0: reader.start["sft"], **run.snapshots()}
+    last = max((cast(int, m["step"]) for m in run.metrics() if "step" in m), default=0)
+    if last not in snapshots:  # the policy that is judged is the end of its course
+        snapshots[last] = run.folder
     points: list[dict[str, Any]] = []
     spent = {cast(int, m["step"]): m.get("total_flos") for m in run.metrics() if "step" in m}
     for step, policy in snapshots.items():

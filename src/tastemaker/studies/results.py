@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ from tastemaker.studies.judges import RATES
 from tastemaker.studies.samples import samples
 from tastemaker.studies.stability import stability
 from tastemaker.studies.verdict import Point, choose, verdict
+from tastemaker.studies.wording import edge_words
 from tastemaker.studies.written import title
 
 if TYPE_CHECKING:
@@ -52,6 +54,9 @@ def collect_results(plan: Plan, results: Results) -> dict[str, Any]:
         judge["name"],
         {arm: [column(r["greedy"]) for r in reads] for arm, reads in readings.items()},
         proxy=judge["kind"] != "gold",
+        edges={
+            name: words for name, arm in plan.arms.items() if (words := edge_of(arm, chosen[name])) is not None
+        },
     )
     arms = {
         name: arm_entry(arm, chosen[name], readings[name], said, plan, results)
@@ -82,7 +87,8 @@ def collect_results(plan: Plan, results: Results) -> dict[str, Any]:
             "preset": plain(plan.preset),
             "town": plain(plan.spec) if plan.spec is not None else None,
             "versions": versions(),
-            "protocol": protocol(plan, search),
+            "code": dict(Counter(str(result.get("code", "not known")) for result in results.values())),
+            "protocol": [*protocol(plan, search), *program_words(results)],
         },
     }
 
@@ -131,6 +137,20 @@ def choose_setting(arm: Arm, results: Results, seeds: Sequence[int]) -> str:
         for label in arm.tried
     }
     return choose(candidates)
+
+
+def edge_of(arm: Arm, chosen: str) -> str | None:
+    """A sentence where the chosen setting is the smallest or largest of those tried; None where it is not, or
+    where the settings differ in more than one number.
+    """
+    differing = {k for s in arm.tried.values() for k in s if s[k] != arm.tried[chosen].get(k)}
+    if len(arm.tried) < 2 or len(differing) != 1:
+        return None
+    values = [settings[next(iter(differing))] for settings in arm.tried.values()]
+    own = arm.tried[chosen][next(iter(differing))]
+    if not all(isinstance(v, int | float) for v in values) or min(values) < own < max(values):
+        return None
+    return edge_words(arm.name, chosen, "smallest" if own == min(values) else "largest")
 
 
 def column(reading: Mapping[str, Any], name: str = "score") -> Tensor:
@@ -277,6 +297,17 @@ def judge_words(plan: Plan) -> dict[str, Any]:
         "note": f"{note} Read the samples too.",
         "rates": {},
     }
+
+
+def program_words(results: Results) -> list[str]:
+    """Where not all stages of a study were made by the same program: it was gone on with by another version."""
+    made = {result.get("code") for result in results.values()}
+    if len(made) < 2:
+        return []
+    return [
+        f"Its stages were made by {len(made)} versions of the program, since it was gone on with after changes "
+        "(settings.code counts them)."
+    ]
 
 
 def protocol(plan: Plan, search: Mapping[str, Mapping[str, Any]]) -> list[str]:

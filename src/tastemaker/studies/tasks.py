@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from tastemaker.errors import TastemakerError
+from tastemaker.runs.environment import source_digest
 
 RESULT = "result.json"
 STARTED = "fingerprint"
@@ -231,7 +232,7 @@ def perform(task: Task, fingerprint: str, inputs: Results, events: Queue[Event])
     except Exception:
         (task.folder / FAILURE).write_text(traceback.format_exc())
         raise SystemExit(1) from None
-    result["fingerprint"] = fingerprint
+    result |= {"fingerprint": fingerprint, "code": source_digest()}
     temporary = task.folder / f".{RESULT}.{os.getpid()}"
     temporary.write_text(json.dumps(result, indent=1, sort_keys=True))
     os.replace(temporary, task.folder / RESULT)

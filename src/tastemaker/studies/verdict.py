@@ -38,13 +38,15 @@ def verdict(
     *,
     proxy: bool = False,
     shared_prompts: bool = False,
+    edges: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Who wins, in words and numbers; keys as in docs/compare.md.
 
     `scores[arm][s]` [P]: the arm at its chosen setting on seed s, sampled, and `greedy[arm][s]` greedily;
     `baselines[name][s]` the same for policies that cost nothing (`sft_greedy` among them);
     `points[arm][s]` all its settings. `judge` is its name, `proxy` whether it is one. `shared_prompts`: the
-    prompts are the same in every seed, entry by entry. With one seed there are no intervals and no winner.
+    prompts are the same in every seed, entry by entry. `edges`: for arms whose chosen setting stands at the
+    end of what they tried, a sentence. With one seed there are no intervals and no winner.
     """
     names = list(scores)
     digits = digits_of([*scores.values(), *(v for k, v in baselines.items() if k == "sft_sampled")])
@@ -83,6 +85,7 @@ def verdict(
         },
         "greedy_against_sft_greedy": {arm: against(greedy[arm], baselines["sft_greedy"]) for arm in names},
     }
+    found["edges"] = dict(edges or {})
     return {"text": verdict_words(found), **found}
 
 

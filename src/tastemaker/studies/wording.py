@@ -68,11 +68,20 @@ def sentences(verdict: Verdict) -> list[str]:
     )
     if len(set(verdict["settings"].values())) > 1:
         found.append(search_words(verdict["settings"]))
+    found += verdict["edges"].values()
     if verdict["seeds"] < FEW_SEEDS:
         found.append(few_seeds(verdict["seeds"]))
     if verdict["proxy"]:
         found.append(f"The judge is a proxy ({verdict['judge']}), not the truth.")
     return found
+
+
+def edge_words(arm: str, label: str, side: str) -> str:
+    """The best setting stands at the end of what was tried, so that a better one may lie beyond."""
+    return (
+        f"{title(arm)} was best at {label}, the {side} value that it tried: a better one may lie beyond, so "
+        "its search is not finished."
+    )
 
 
 def search_words(settings: Mapping[str, int]) -> str:
