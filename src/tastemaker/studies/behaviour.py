@@ -127,7 +127,8 @@ def movements(points: Points, before: Points, after: Points) -> list[dict[str, A
 
 def columns(points: Points) -> list[str]:
     """The behaviours that a curve holds: named ones, and the judge's parts where they are rates."""
-    parts = sorted({n for p in points for n in p if n.startswith("parts/") and not n.endswith("_se")})
+    named = {n for p in points for n in p if n.startswith("parts/") and not n.endswith("_se")}
+    parts = sorted(n for n in named if not n.startswith("parts/gold/"))  # those are the score itself
     rates = [n for n in parts if all(0 <= v <= 1 for v in values(points, n))]
     return [n for n in BEHAVIOURS if values(points, n)] + rates
 
