@@ -248,12 +248,12 @@ def test_compare_says_where_a_setting_belongs(command: Any, compared: list[Compa
         "--sft.beta",
         "1",
         "--methods",
-        "simpo",
+        "simpoo",
     )
     assert result.code == 2
     assert "c.yaml line 2: in dpo: betta: no such setting; did you mean beta?" in result.err
     assert "--max-steps: belongs to a stage: --all.max-steps (every stage) or --sft.max-steps" in result.err
     assert "--dpoo.beta: no such stage; did you mean dpo?" in result.err
     assert "--sft.beta: no such setting" in result.err
-    assert "no such method: simpo" in command("compare", "--methods", "simpo").err
+    assert "no such method: simpoo; did you mean simpo?" in command("compare", "--methods", "simpoo").err
     assert compared == []

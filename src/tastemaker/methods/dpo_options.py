@@ -54,6 +54,8 @@ class DPOOptions(Offline):
     """Steps between two moves of the reference."""
 
     def __post_init__(self) -> None:
+        if len(self.losses) == 1:  # a list of one, as TRL writes it, is the same setting as its name
+            self.loss_type = self.losses[0]
         check_names(self.losses)
         self._check_ranges()
         changed = {
