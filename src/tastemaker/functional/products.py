@@ -9,12 +9,17 @@ everything goes the plain way. Wider and narrower dtypes and other devices alway
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
+
+# oneDNN keeps a primitive with its scratch memory for every shape it has met, 1,024 of them by default, and
+# token streams have many shapes: on the town this came to hundreds of MB. It reads the limit at its first use.
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
 
 CLOSE = 1e-5
 """Largest difference of the trial's products (of 48 standard normal pairs), against their largest number."""
