@@ -6,6 +6,7 @@ are no hooks on the backward pass, so adapters may switch and several forwards m
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -16,6 +17,12 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 Item = TypeVar("Item")
+
+
+def leave() -> None:
+    """Ends the process group in order: left to the interpreter, its threads can abort the process."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 @dataclass(frozen=True)
@@ -42,6 +49,7 @@ class World:
             if device.type == "cuda":
                 torch.cuda.set_device(device)
             dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+            atexit.register(leave)
         return cls(dist.get_rank(), dist.get_world_size(), device)
 
     def reduce(self, values: Tensor) -> Tensor:
