@@ -25,6 +25,7 @@ import tempfile
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 from label_kills import FORK, PROJECT, hashed, serve
 
@@ -103,7 +104,7 @@ def world(where: str, options: argparse.Namespace) -> list[str]:
     return tokens
 
 
-def everybody(port: int, tokens: list[str], options: argparse.Namespace, queue: object) -> None:
+def everybody(port: int, tokens: list[str], options: argparse.Namespace, queue: Any) -> None:
     """All people as threads of one process, apart from the server's."""
     times: dict[str, list[float]] = {"next": [], "submit": []}
     until = time.monotonic() + options.seconds
@@ -115,7 +116,7 @@ def everybody(port: int, tokens: list[str], options: argparse.Namespace, queue: 
         thread.start()
     for thread in threads:
         thread.join()
-    queue.put({**times, "load": round(load, 1)})  # type: ignore[attr-defined]  # a SimpleQueue
+    queue.put({**times, "load": round(load, 1)})
 
 
 def person(port: int, token: str, until: float, think: float, times: dict[str, list[float]]) -> None:

@@ -22,5 +22,6 @@ def shared_data() -> Path:
     root = Path(os.environ.get("TASTEMAKER_SHARED", Path(__file__).resolve().parents[2] / "shared"))
     folder = root / "data"
     if not folder.is_dir():
+        # the project must pass without that folder
         pytest.skip("real records are not beside the project (set TASTEMAKER_SHARED to their folder)")
     return folder

@@ -40,7 +40,7 @@ def as_nobody(folder: Path) -> dict[str, object]:
 def postgresql() -> Iterator[str]:
     """URL of a server of our own, on a socket in a folder of its own."""
     programs = postgres_programs()
-    if programs is None:
+    if programs is None:  # SQLite is what is embedded; a server is tested where one is installed
         pytest.skip("postgresql is not installed (Debian: apt-get install postgresql)")
     pytest.importorskip("psycopg", reason="the extra tastemaker[postgresql] is not installed")
     with tempfile.TemporaryDirectory(prefix="tastemaker-pg-", ignore_cleanup_errors=True) as made:
@@ -51,13 +51,13 @@ def postgresql() -> Iterator[str]:
         common = {"cwd": folder, "capture_output": True, **user}
         init = ["initdb", "-D", str(data), "-U", "tastemaker", "--auth=trust", "-E", "UTF8", "--no-sync"]
         made_it = subprocess.run([programs / init[0], *init[1:]], **common)
-        if made_it.returncode:
+        if made_it.returncode:  # its programs refuse root, and not every machine has another user to lend
             pytest.skip(f"postgresql cannot be set up here: {made_it.stderr.decode()[-300:]}")
         options = f"-c listen_addresses= -c unix_socket_directories={folder}"
         start = [programs / "pg_ctl", "-D", data, "-w", "-l", log, "-o", options, "start"]
         if subprocess.run(
             start, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **user
-        ).returncode:
+        ).returncode:  # containers without shared memory or sockets: nothing of ours could be said there
             pytest.skip("postgresql does not start here")
         try:
             yield f"postgresql://tastemaker@/{{}}?host={folder}"

@@ -197,7 +197,8 @@ def _read_adapter(
 ) -> tuple[dict[str, _Low], dict[str, Tensor]]:
     tensors: dict[str, Tensor] = {}
     with safe_open(folder / "adapter_model.safetensors", framework="pt") as opened:
-        for key in opened.keys():  # noqa: SIM118 (not a mapping)
+        names = opened.keys()  # no mapping: it cannot be iterated itself
+        for key in names:
             tensors[key.removeprefix(PREFIX)] = opened.get_tensor(key).float()
     updates: dict[str, _Low] = {}
     replaced: dict[str, Tensor] = {}

@@ -229,8 +229,8 @@ class PolicyGradient(OnPolicy):
             )
 
     def with_advantages(self, batch: Bundles, reduce: Reduce) -> Bundles:
-        """The batch with the token column `advantages` and what else the loss needs."""
-        raise NotImplementedError
+        """The batch with the token column `advantages` and what else the loss needs: each method's own."""
+        raise NotImplementedError(f"{type(self).__name__} does not say what its advantages are")
 
     def returns(self, batch: Bundles) -> Tensor:
         """[R] what each response is worth: its reward, less beta KL where that is inside the reward."""
