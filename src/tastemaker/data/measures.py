@@ -46,14 +46,15 @@ def _listed(names: Sequence[str], count: int) -> str:
 
 @dataclass
 class RowTally:
-    """Collects `Rows`."""
+    """Collects `Rows`; `most` by name, all where it is None."""
 
+    most: int | None = SHOWN
     count: int = 0
     rows: list[str] = field(default_factory=list[str])
 
     def add(self, row: str) -> None:
         self.count += 1
-        if len(self.rows) < SHOWN:
+        if self.most is None or len(self.rows) < self.most:
             self.rows.append(row)
 
     def done(self) -> Rows:
@@ -62,14 +63,15 @@ class RowTally:
 
 @dataclass
 class LinkTally:
-    """Collects `Linked`."""
+    """Collects `Linked`; `most` by name, all where it is None."""
 
+    most: int | None = SHOWN
     count: int = 0
     rows: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
 
     def add(self, row: str, other: str) -> None:
         self.count += 1
-        if len(self.rows) < SHOWN:
+        if self.most is None or len(self.rows) < self.most:
             self.rows.append((row, other))
 
     def done(self) -> Linked:

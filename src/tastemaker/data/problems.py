@@ -22,6 +22,8 @@ class BadRow:
     where: str
     field: str
     reason: str
+    number: int = 0
+    """Its line, row or index."""
 
     def __str__(self) -> str:
         return f"{self.where}: {self.field}: {self.reason}" if self.field else f"{self.where}: {self.reason}"
@@ -35,6 +37,8 @@ class DroppedRow:
     reason: str
     record: Record | None = None
     """What it says, as far as it could be read."""
+    number: int = 0
+    """Its line, row or index."""
 
 
 class RowError(Exception):

@@ -161,10 +161,10 @@ def _read(raw: RawTable, kind: type | None, max_bad: float) -> Dataset:
             records += made
             numbers += [row.number] * len(made)
         except RowError as error:
-            bad.append(BadRow(raw.where(row.number), error.field, error.reason))
+            bad.append(BadRow(raw.where(row.number), error.field, error.reason, row.number))
         except Unusable as unusable:
             name = Fields(row.values or {}, row.number).row
-            dropped.append(DroppedRow(name, unusable.reason, unusable.record))
+            dropped.append(DroppedRow(name, unusable.reason, unusable.record, row.number))
     if len(bad) > max_bad * len(raw.rows):
         raise bad_rows_error(raw.source, bad, len(raw.rows))
     dataset = Dataset(
@@ -313,7 +313,7 @@ def _from_objects(items: Sequence[object], kind: type | None) -> Dataset:
             records += made
             numbers += [n] * len(made)
         except Unusable as unusable:
-            dropped.append(DroppedRow(record.row or str(n), unusable.reason, record))
+            dropped.append(DroppedRow(record.row or str(n), unusable.reason, record, n))
     if bad:
         raise bad_rows_error("records", bad, len(items))
     digest = rows_sha256([asdict(cast(Any, item)) for item in items])

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
+from tastemaker.data.audit.said import answers_said, characters, claims, prompt_characters, prompt_id
 from tastemaker.data.convert import EMPTY, IDENTICAL
-from tastemaker.data.dialogue import plain, turns
+from tastemaker.data.dialogue import turns
 from tastemaker.data.measures import (
+    SHOWN,
     LengthBias,
     Lengths,
     Linked,
@@ -144,11 +145,11 @@ class Audit:
 
 def audit_texts(dataset: Dataset, held_out: Dataset | None = None) -> Audit:
     """Looks at every text of `dataset` once, and at the prompts of `held_out` where given."""
-    look = _Look()
+    look = Look()
     for number, record in _numbered(dataset):
         row, prompt = _name(record, number), prompt_id(record)
         look.at_text(record, row, prompt)
-        look.at_others(record, row, number, prompt)
+        look.at_others(record, row, number, prompt, answers_said(record))
     # Converted data (the best of each pair, say) measure what they teach; what was dropped is of another kind.
     lost = [d for d in dataset.dropped if isinstance(d.record, dataset.kind)]
     for dropped in lost:
@@ -193,31 +194,33 @@ def audit_texts(dataset: Dataset, held_out: Dataset | None = None) -> Audit:
 # ------------------------------------------------------------------------------------------ one pass
 
 
-class _Look:
-    """What one pass over the records collects."""
+class Look:
+    """What one pass over the records collects; `most` rows named of each finding, all where it is None."""
 
-    def __init__(self) -> None:
+    def __init__(self, most: int | None = SHOWN) -> None:
+        self.most = most
         self.labels: Counter[str] = Counter()
         self.empty: dict[str, RowTally] = {}
-        self.empty_prompts = RowTally()
+        self.empty_prompts = RowTally(most)
         self.several_turns = 0
-        self.repeats_prompt = RowTally()
-        self.control = RowTally()
+        self.repeats_prompt = RowTally(most)
+        self.control = RowTally(most)
         self.control_texts: Counter[str] = Counter()
         self.sizes: dict[str, list[int]] = {}
         self.pairs: list[tuple[int, int]] = []
         self.pair_prompts: list[bytes] = []
         self.prompts: dict[bytes, str] = {}
         self.said: dict[bytes, tuple[str, int]] = {}
+        self.by_whom: dict[bytes, tuple[str, int]] = {}
         self.claims: dict[bytes, dict[bytes, str]] = {}
-        self.duplicates = LinkTally()
-        self.contradictory = LinkTally()
+        self.duplicates = LinkTally(most)
+        self.contradictory = LinkTally(most)
 
     def at_text(self, record: Record, row: str, prompt: bytes) -> None:
         """One record's own texts."""
         responses = responses_of(record)
         sizes = [characters(r) for r in responses]
-        self.sizes.setdefault("prompt", []).append(_prompt_characters(record.prompt))
+        self.sizes.setdefault("prompt", []).append(prompt_characters(record.prompt))
         if isinstance(record, Comparison):
             ordered = ordered_pairs(record.ranking)
             self.pairs += [(sizes[i], sizes[j]) for i, j in ordered]
@@ -251,18 +254,20 @@ class _Look:
                 chosen = isinstance(record, Comparison) and record.ranking[k] == best
                 sides["response" if not paired else "chosen" if chosen else "rejected"] = None
         for side in sides:
-            self.empty.setdefault(side, RowTally()).add(row)
+            self.empty.setdefault(side, RowTally(self.most)).add(row)
 
-    def at_others(self, record: Record, row: str, number: int, prompt: bytes) -> None:
-        """One record beside those before it. Records of one row (annotators) repeat nothing by agreeing."""
+    def at_others(self, record: Record, row: str, number: int, prompt: bytes, said: Sequence[bytes]) -> None:
+        """One record beside those before it. Annotators (of one row, or named) repeat nothing by agreeing."""
         self.labels.update(_labels(record))
         self.prompts.setdefault(prompt, row)
-        claims, whole = _claims(record, prompt)
+        claimed_here, whole = claims(record, prompt, said)
         earlier = self.said.setdefault(whole, (row, number))
+        if isinstance(record, Comparison) and record.annotator:
+            earlier = self.by_whom.setdefault(whole + record.annotator.encode(), (row, number))
         if earlier[1] != number:
             self.duplicates.add(row, earlier[0])
         against = ""
-        for topic, claim in claims:
+        for topic, claim in claimed_here:
             claimed = self.claims.setdefault(topic, {})
             against = against or next((other for c, other in claimed.items() if c != claim), "")
             claimed.setdefault(claim, row)
@@ -278,7 +283,7 @@ class _Look:
                 continue
             row = _name(record, number)
             prompts.add(row, known)
-            same = self.said.get(_claims(record, prompt)[1])
+            same = self.said.get(claims(record, prompt, answers_said(record))[1])
             if same is not None:
                 whole.add(row, same[0])
         return Leakage(held_out.source, len(held_out.records), prompts.done(), whole.done())
@@ -312,62 +317,3 @@ def _contents(record: Record, responses: Sequence[Text]) -> Iterator[str]:
         for content in (text,) if isinstance(text, str) else (m.content for m in text):
             if "<" in content or "[" in content:
                 yield content
-
-
-def characters(response: Text) -> int:
-    """Length without white space at either end; of a conversation, what the assistant says in it."""
-    if isinstance(response, str):
-        return len(response.strip())
-    return sum(len(m.content.strip()) for m in response if m.role == "assistant")
-
-
-def _prompt_characters(prompt: Text) -> int:
-    return len(prompt.strip()) if isinstance(prompt, str) else sum(len(m.content.strip()) for m in prompt)
-
-
-# ----------------------------------------------------------------------------------- who says the same
-
-
-def _digest(*parts: str) -> bytes:
-    """Of texts, white space aside."""
-    digest = hashlib.blake2b(digest_size=16)
-    for part in parts:
-        digest.update(" ".join(part.split()).encode() + b"\0")
-    return digest.digest()
-
-
-def prompt_id(record: Record) -> bytes:
-    """Equal for equal prompts, white space aside; for equal texts where there is no prompt.
-
-    A plain prompt and a conversation of that one user turn are the same prompt.
-    """
-    text = plain(turns(record.prompt, "user"))
-    if any(m.content.strip() for m in turns(record.prompt, "user")):
-        return _digest(text)
-    return _digest("", *sorted(plain(turns(r, "assistant")) for r in responses_of(record)))
-
-
-def _claims(record: Record, prompt: bytes) -> tuple[list[tuple[bytes, bytes]], bytes]:
-    """(claims as (topic, what is claimed of it), all that the record says), as digests.
-
-    Two records contradict each other where they claim something else of one topic.
-    """
-    said = [_digest(plain(turns(r, "assistant"))) for r in responses_of(record)]
-
-    def of(*parts: bytes) -> bytes:
-        return hashlib.blake2b(b"".join((prompt, *parts)), digest_size=16).digest()
-
-    if isinstance(record, Comparison):
-        about = (b"objective " + _digest(record.objective),) if record.objective else ()
-        ordered = [(said[i], said[j]) for i, j in ordered_pairs(record.ranking)]
-        ranked = sorted(zip(record.ranking, said, strict=True))
-        whole = of(*about, *(b"%d " % rank + text for rank, text in ranked))
-        return [(of(*about, *sorted(pair)), pair[0]) for pair in ordered], whole
-    if isinstance(record, Judgement | StepLabels):
-        labels = bytes((record.desirable,) if isinstance(record, Judgement) else record.labels)
-        steps = record.steps if isinstance(record, StepLabels) else ()
-        return [(of(*said, *map(_digest, steps)), labels)], of(*said, labels)
-    if isinstance(record, Question):
-        answer = _digest(record.answer) if record.answer is not None else b""
-        return [(of(), answer)] if answer else [], of(answer)
-    return [], of(*said)
