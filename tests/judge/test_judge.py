@@ -98,6 +98,13 @@ def test_ratings_and_rankings_of_several():
     judge = Judge(first, "kwise")
     assert judge.judge([three])[0].ranking == (0, 0, 0)  # the place decides, so both orders cancel
     assert Judge(Rule(longest)).scores(["p"], [["a", "ccc", "bb"]]) == [[0.0, 1.0, 0.5]]
+    same = Rule(longest)  # equal responses tie unasked, and each is beaten or not by the others alike
+    for template, asked in (("pairwise", 2), ("kwise", 2), ("pointwise", 2)):
+        same.asked.clear()
+        (found,) = Judge(same, template).scores(["p"], [["a", "cc", "a"]])
+        assert found == ([0.25, 1.0, 0.25] if template != "pointwise" else [1.0, 2.0, 1.0])
+        assert len(same.asked) == asked
+    assert Judge(Rule(longest)).scores(["p", "q"], [["a", "a"], ["a"]]) == [[0.5, 0.5], [None]]
     with pytest.raises(TastemakerError, match="row 7: template pairwise takes two"):
         Judge(Rule(longest)).judge([replace(three, row="7")])
 
@@ -161,6 +168,7 @@ def test_answers_belong_to_who_was_asked_what_and_how(tmp_path: Path):
         Judge(Rule(longest), seed=1, answers=answers),
         Judge(Rule(longest), load_template(own), answers=answers),
         Judge(Rule(longest), principle=lambda c: ("p1", "Be kind."), answers=answers),
+        Judge(Rule(longest), principle=lambda c: ("p1", "Be brief."), answers=answers),  # the same id
     ]
     for judge in turns:
         judge.judge(PAIRS[:1])

@@ -22,7 +22,7 @@ RECIPES = sorted(FOLDER.glob("*.yaml"))
 SMALL = {
     "town": {"documents": 400, "demonstrations": 256, "prompts": 24},
     "all": {"max_steps": 2, "per_device_train_batch_size": 8, "num_samples": 0, "keep_cut": True},
-    "rl_cai": {"response_length": 16},
+    **{name: {"response_length": 16} for name in ("rl_cai", "dpo_ppo", "dpo_online", "dpo_grpo")},
 }
 
 
@@ -127,6 +127,48 @@ def test_judging_that_was_killed_goes_on(shared: Path, monkeypatch):
     assert (summary["town 1 critic vain"]["reused"], len(asked)) == (5, 2 * summary["records"])
 
 
+def test_patience_changes_no_verdict_and_what_a_judge_reads_from_files_does(shared: Path, tmp_path: Path):
+    """A stage that broke off may be finished with a longer time limit; changed principles are another judge."""
+    own = tmp_path / "principles.yaml"
+    own.write_text((FOLDER.parents[1] / "src/tastemaker/feedback/principles/town.yaml").read_text())
+    more = {"labels": {"principles": str(own), "retries": 1}}
+    made = {m.step.name: m for m in small(FOLDER / "rlaif.yaml", shared, **more)}
+    assert not made["labels"].reused
+    patient = {"labels": {**more["labels"], "retries": 9, "timeout": 600, "concurrency": 1}}
+    assert all(m.reused for m in small(FOLDER / "rlaif.yaml", shared, **patient))
+    own.write_text(own.read_text() + "# changed\n")
+    again = {m.step.name: m for m in small(FOLDER / "rlaif.yaml", shared, **more)}
+    assert not again["labels"].reused
+    assert again["labels"].folder != made["labels"].folder
+
+
+def test_online_methods_and_sample_stages(shared: Path, tmp_path: Path):
+    """DPO, then every way to go on online; and a stage that samples, scores and hands on its best answers."""
+    made = {m.step.name: m for m in small(FOLDER / "dpo_then_online.yaml", shared)}
+    for name in ("dpo_ppo", "dpo_online", "dpo_grpo"):
+        run = made[name].run
+        assert run.status == "finished"
+        parents = {p.role: p.weights_hash for p in run.record.parents}
+        assert (parents["policy"], parents["reward"]) == (
+            made["dpo"].run.weights_hash,
+            made["reward"].run.weights_hash,
+        )
+    stages = yaml.safe_load((FOLDER / "dpo_then_online.yaml").read_text())["stages"][:5]
+    short = {"length": "length:0.01", "reward": "reward"}
+    best = {"name": "best", "method": "sample", "model": "sft", "data": "town/prompts.jsonl", "keep": "best"}
+    best |= {"reward": [{"reward": r} for r in short.values()], "num_generations": 2, "keep_truncated": True}
+    stages += [best, {"name": "copied", "method": "sft", "model": "sft", "data": "best"}]
+    path = tmp_path / "best.yaml"
+    path.write_text(yaml.safe_dump({"seed": 1, "stages": stages}))
+    first = {m.step.name: m for m in small(path, shared, best={"response_length": 16})}
+    assert (
+        Path(first["copied"].run.record.data[0].source) == first["best"].run.data_file == first["best"].result
+    )
+    assert first["reward"].reused
+    assert {m.step.name for m in small(path, shared, best={"response_length": 16}) if not m.reused} == set()
+    assert {m.step.name for m in small(path, shared, best={"response_length": 8}) if not m.reused} >= {"best"}
+
+
 def test_labellers_are_mixed_by_weight(shared: Path):
     drafts = next(p for p in shared.glob("drafts*/responses.jsonl"))
     maker = MakeLabels(labellers=("panel=1", "town:long=3"), town_seed=1)
@@ -149,21 +191,35 @@ def test_all_that_is_wrong_with_a_chain(tmp_path: Path):
         {"method": "dpo", "model": "sft", "data": "sft/pairs.jsonl", "betta": 1},
         {"method": "judgee"},
         {"method": "sft"},
+        {"name": "drafts", "method": "respond", "model": "town/prompts.jsonl", "data": "town"},
+        {
+            "name": "online",
+            "method": "grpo",
+            "model": "drafts",
+            "data": "town/prompts.jsonl",
+            "reward": ["sft", "drafts"],
+        },
     ]
-    path.write_text(yaml.safe_dump({"stages": stages}))
+    path.write_text(yaml.safe_dump({"sead": 1, "stages": stages}))
     with pytest.raises(TastemakerError) as caught:
-        load_chain(path, None, {"lost": {"beta": 1}})
+        load_chain(path, None, {"lost": {"beta": 1}, "draft": {"n": 3}})
     text = str(caught.value)
     for part in (
         "stage town: documents = 0",
         "stage sft: model: town gives no 'bose'; it gives base, demonstrations.jsonl, prompts.jsonl",
         "stage labels: data is missing",
         "orders = 'some'",
-        "stage dpo: data: sft gives no 'pairs.jsonl'; it is a training run: name it alone",
+        "stage dpo: data: sft gives no 'pairs.jsonl'; it is a run: name it alone",
         "betta: no such setting; did you mean beta?",
-        "stages[4]: no such method 'judgee'",
+        "stages[4]: no such method 'judgee'; did you mean judge?",
         "there is a stage sft already",
         "lost: no such stage",
+        "draft: no such stage; did you mean drafts?",
+        "sead: no stage has such a setting",
+        "stage drafts: model: town/prompts.jsonl is no model; town/base would do",
+        "stage drafts: data: town is a model, and data are wanted; town/demonstrations.jsonl would do",
+        "stage online: model: drafts is no model",
+        "stage online: reward: drafts is no model",
     ):
         assert part in text, text
 

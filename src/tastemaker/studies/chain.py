@@ -11,7 +11,8 @@
 An input names an earlier stage, or `stage/what` for one of several things that a stage gives. Training stages
 are run by the pipeline, one at a time, so they resume and are reused as in any recipe; a maker's stage is
 reused when its settings and the content of its inputs are unchanged, and goes on where it was interrupted
-otherwise.
+otherwise. How patiently a judge is asked (time limits, tries, connections, prices) is no such setting: a stage
+that broke off is finished with the answers it has.
 """
 
 from __future__ import annotations
@@ -20,19 +21,21 @@ import itertools
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from tastemaker.config import TrainSettings, canonical, dump, load_config, settings_from
+from tastemaker.config import canonical, dump, load_config, nearest, settings_from
 from tastemaker.config.check import complain, field_types
-from tastemaker.methods import METHODS
-from tastemaker.runs import Run, differences, plain, run_folder, sha256_file, sha256_folder
+from tastemaker.methods.sample import Sample
+from tastemaker.runs import Run, RunLock, differences, plain, run_folder, sha256_file, sha256_folder
 from tastemaker.runs.files import write_atomic
 from tastemaker.runs.lines import read_object
+from tastemaker.studies.labelling import WITHOUT_EFFECT
 from tastemaker.studies.making import MAKERS, Maker
 from tastemaker.studies.pipeline import Bar, Train, run_pipeline
-from tastemaker.studies.recipe import INPUTS, load_recipe
+from tastemaker.studies.recipe import KINDS, load_recipe, reward_texts, stage_types
 from tastemaker.training import train
 from tastemaker.types import TastemakerError
 
@@ -40,8 +43,12 @@ log = logging.getLogger(__name__)
 
 LEDGER = "makers.json"
 DONE = "made.json"
-LINKS = ("model", "data", "eval_data", "reward", "ref_model", "adapters")
+LINKS = ("model", "data", "eval_data", "reward", "ref_model", "gold", "adapters")
 """What may name an earlier stage."""
+DATA = ("data", "eval_data")
+"""Of these what takes records; the others take models."""
+ON_DISK = ("judge", "template", "principles", "labellers")
+"""Settings of makers that may name files or models, whose content counts and not the name."""
 
 
 @dataclass(frozen=True)
@@ -75,8 +82,10 @@ class Made:
 
     @property
     def result(self) -> Path:
-        """What a later stage gets that names this one alone."""
-        return self.folder if self.run is not None else self.folder / MAKERS[self.step.method].gives[0]
+        """What a later stage gets that names this one alone: a run, or the data of one that sampled."""
+        if self.run is not None:
+            return self.run.data_file or self.folder
+        return self.folder / MAKERS[self.step.method].gives[0]
 
 
 def is_chain(path: str | Path) -> bool:
@@ -110,10 +119,10 @@ def load_chain(
         own = dict(cast("Mapping[str, Any]", entry)) if isinstance(entry, Mapping) else {}
         method = str(own.pop("method", ""))
         name = str(own.pop("name", method))
-        if method not in MAKERS and method not in METHODS:
-            problems.append(
-                f"stages[{i}]: no such method {method!r}; there are {', '.join((*MAKERS, *METHODS))}"
-            )
+        if method not in MAKERS and method not in KINDS:
+            close = " or ".join(nearest(method, (*MAKERS, *KINDS)))
+            hint = f"did you mean {close}?" if close else f"there are {', '.join((*MAKERS, *KINDS))}"
+            problems.append(f"stages[{i}]: no such method {method!r}; {hint}")
             continue
         if any(step.name == name for step in steps):
             problems.append(f"stages[{i}]: there is a stage {name} already; give this one another name")
@@ -123,7 +132,12 @@ def load_chain(
         step = Step(name, method, values)
         problems += _problems(step, steps, str(config.path))
         steps.append(step)
-    problems += [f"{name}: no such stage" for name in overrides]
+    for name in overrides:
+        close = nearest(name, [step.name for step in steps])
+        problems.append(f"{name}: no such stage{f'; did you mean {close[0]}?' if close else ''}")
+    for layer in (top, for_all):
+        known = {key for step in steps for key in _taken(step.method, layer)}
+        problems += [f"{key}: no stage has such a setting" for key in layer if key not in known and steps]
     problems += [] if entries else ["stages: should be a list of stages, each with a method"]
     complain(str(config.path), problems)
     return Chain(out, tuple(steps), str(config.path))
@@ -157,32 +171,38 @@ def _make(chain: Chain, step: Step, done: Mapping[str, Made], progress: Bar | No
     values = _resolved(step, done)
     maker = _maker(step, values, chain.origin)
     inputs = {key: values[key] for key in maker.needs}
+    settings = {key: value for key, value in dump(maker).items() if key not in WITHOUT_EFFECT}
+    named = {key: settings[key] for key in ON_DISK if settings.get(key)}
     fingerprint = {
         "stage": step.name,
         "method": step.method,
-        "settings": dump(maker),
-        "inputs": {key: _contents(value) for key, value in inputs.items()},
+        "settings": settings,
+        "inputs": {key: _contents(value) for key, value in {**named, **inputs}.items()},
     }
-    chain.out.mkdir(parents=True, exist_ok=True)
-    ledger = dict(read_object(chain.out / LEDGER)) if (chain.out / LEDGER).exists() else {}
-    known = [name for name, entry in ledger.items() if not differences(cast(Any, entry), fingerprint)]
-    numbered = (step.name if n == 1 else f"{step.name}-{n}" for n in itertools.count(1))
-    name = known[0] if known else next(n for n in numbered if n not in ledger)
-    folder = run_folder(chain.out, name)
-    if known and (folder / DONE).exists():
-        return Made(step, folder, None, reused=True)
-    ledger[name] = plain(fingerprint)
-    write_atomic(chain.out / LEDGER, json.dumps(ledger, indent=1).encode() + b"\n")
-    folder.mkdir(parents=True, exist_ok=True)
-    log.info("%s: making %s in %s", step.name, ", ".join(maker.gives), folder)
-    if progress is None:
-        maker.make(folder, inputs, _silent)
-    else:
-        with progress(step.name) as report:
+    with RunLock(chain.out):
+        folder = _folder(chain.out, step.name, fingerprint)
+        if (folder / DONE).exists():
+            return Made(step, folder, None, reused=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        log.info("%s: making %s in %s", step.name, ", ".join(maker.gives), folder)
+        with nullcontext() if progress is None else progress(step.name) as report:
             maker.make(folder, inputs, report or _silent)
-    made = {what: _contents(str(folder / what)) for what in maker.gives}
-    write_atomic(folder / DONE, json.dumps(made, indent=1).encode() + b"\n")
+        made = {what: _contents(str(folder / what)) for what in maker.gives}
+        write_atomic(folder / DONE, json.dumps(made, indent=1).encode() + b"\n")
     return Made(step, folder, None, reused=False)
+
+
+def _folder(out: Path, stage: str, fingerprint: Mapping[str, Any]) -> Path:
+    """The folder that belongs to these settings and inputs, noted down before anything is made in it."""
+    ledger = dict(read_object(out / LEDGER)) if (out / LEDGER).exists() else {}
+    known = [name for name, entry in ledger.items() if not differences(cast(Any, entry), fingerprint)]
+    if known:
+        return run_folder(out, known[0])
+    numbered = (stage if n == 1 else f"{stage}-{n}" for n in itertools.count(1))
+    name = next(n for n in numbered if n not in ledger)
+    ledger[name] = plain(fingerprint)
+    write_atomic(out / LEDGER, json.dumps(ledger, indent=1).encode() + b"\n")
+    return run_folder(out, name)
 
 
 def _silent(step: int, total: int, numbers: Mapping[str, float]) -> None:
@@ -207,17 +227,13 @@ def _single(step: Step, values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _problems(step: Step, earlier: Sequence[Step], origin: str) -> list[str]:
     """What is wrong with a stage, seen without running anything."""
-    problems: list[str] = []
     names = {e.name: e for e in earlier}
-    for key in LINKS:
-        for value in _listed(step.values.get(key)):
-            name, _, what = str(value).partition("/")
-            if name not in names or not what:
-                continue
-            gives: tuple[str, ...] = MAKERS[names[name].method].gives if names[name].method in MAKERS else ()
-            if what not in gives:
-                told = f"it gives {', '.join(gives)}" if gives else "it is a training run: name it alone"
-                problems.append(f"stage {step.name}: {key}: {name} gives no {what!r}; {told}")
+    links = [(key, str(value)) for key in LINKS for value in _listed(step.values.get(key), key)]
+    problems = [
+        f"stage {step.name}: {key}: {wrong}"
+        for key, value in links
+        if (wrong := _wrong_link(value, names, wants_data=key in DATA))
+    ]
     stand_in = dict(step.values)
     try:
         if step.method in MAKERS:
@@ -225,14 +241,34 @@ def _problems(step: Step, earlier: Sequence[Step], origin: str) -> list[str]:
             problems += [f"stage {step.name}: {key} is missing" for key in missing]
             _maker(step, stand_in, origin)
         else:
-            recipe = _single(step, stand_in)
-            if stand_in.get("reward") in names:
-                stub = {"name": stand_in["reward"], "method": "reward", "model": "none", "data": "none"}
-                recipe["stages"].insert(0, stub)
+            rewards = [value for key, value in links if key == "reward" and value in names]
+            stubs = [{"name": r, "method": "reward", "model": "none", "data": "none"} for r in rewards]
+            recipe = {"stages": [*stubs, *_single(step, stand_in)["stages"]]}
             load_recipe(recipe, {"out": "unused"}, origin=origin)
     except TastemakerError as error:
-        problems.append(str(error))
+        problems += [
+            line.removeprefix(f"{origin}: ").strip() for line in str(error).splitlines() if line.strip()
+        ]
     return problems
+
+
+def _wrong_link(value: str, names: Mapping[str, Step], *, wants_data: bool) -> str:
+    """What is wrong with the name of an earlier stage; "" where nothing is, or it is none."""
+    name, _, what = value.partition("/")
+    if name not in names:
+        return ""
+    method = names[name].method
+    gives: tuple[str, ...] = MAKERS[method].gives if method in MAKERS else ()
+    if what and what not in gives:
+        told = f"it gives {', '.join(gives)}" if gives else "it is a run: name it alone"
+        return f"{name} gives no {what!r}; {told}"
+    given = what or (gives[0] if gives else "")
+    is_data = given.endswith(".jsonl") or method == Sample.name
+    if is_data == wants_data:
+        return ""
+    other = next((g for g in gives if g.endswith(".jsonl") == wants_data), "")
+    hint = f"; {name}/{other} would do" if other else ""
+    return f"{value} is a model, and data are wanted{hint}" if wants_data else f"{value} is no model{hint}"
 
 
 def _taken(method: str, layer: Mapping[str, object]) -> dict[str, object]:
@@ -240,7 +276,7 @@ def _taken(method: str, layer: Mapping[str, object]) -> dict[str, object]:
     if method in MAKERS:
         types = {**field_types(MAKERS[method]), **dict.fromkeys(MAKERS[method].needs, str)}
     else:
-        types = {**INPUTS, **field_types(TrainSettings), **field_types(METHODS[method])}
+        types = stage_types(method)
     return {k: v for k, v in layer.items() if canonical(k, v, types.keys()).name is not None}
 
 
@@ -248,12 +284,23 @@ def _resolved(step: Step, done: Mapping[str, Made]) -> dict[str, Any]:
     """The stage's values with places for the names of earlier stages."""
     values = dict(step.values)
     for key in LINKS:
-        value = values.get(key)
-        if isinstance(value, list | tuple) and key == "adapters":
-            values[key] = [_place(str(v), done) for v in cast("Sequence[object]", value)]
-        elif isinstance(value, str):
-            values[key] = [_place(value, done)] if key == "adapters" else _place(value, done)
+        if key == "adapters" and values.get(key):
+            values[key] = [_place(str(v), done) for v in _listed(values[key], key)]
+        elif key == "reward" and values.get(key):
+            values[key] = _reward(values[key], done)
+        elif isinstance(values.get(key), str):
+            values[key] = _place(values[key], done)
     return values
+
+
+def _reward(value: object, done: Mapping[str, Made]) -> object:
+    """A reward, or one of several parts, with places for the names of earlier stages."""
+    if isinstance(value, list):
+        return [_reward(part, done) for part in cast("list[object]", value)]
+    if isinstance(value, Mapping):
+        part = cast("Mapping[str, object]", value)
+        return {key: _reward(of, done) if key == "reward" else of for key, of in part.items()}
+    return _place(value, done) if isinstance(value, str) else value
 
 
 def _place(value: str, done: Mapping[str, Made]) -> str:
@@ -263,17 +310,24 @@ def _place(value: str, done: Mapping[str, Made]) -> str:
     return str(done[name].folder / what if what else done[name].result)
 
 
-def _listed(value: object) -> list[object]:
+def _listed(value: object, key: str) -> list[object]:
+    """Everything that an input names."""
     if value is None:
         return []
+    if key == "reward" and not isinstance(value, str):
+        return list(reward_texts(value))
     return list(cast("Sequence[object]", value)) if isinstance(value, list | tuple) else [value]
 
 
 def _contents(value: Any) -> Any:
-    """What a place holds: weights of a run, bytes of files; a name that is no place stands for itself."""
-    if isinstance(value, list):
-        return [_contents(v) for v in cast("list[object]", value)]
+    """What a place holds: weights of a run, bytes of files; a name that is no place stands for itself, and
+    `NAME=WEIGHT` for what the name holds.
+    """
+    if isinstance(value, list | tuple):
+        return [_contents(v) for v in cast("Sequence[object]", value)]
     path = Path(str(value))
+    if not path.exists() and "=" in str(value):
+        path = Path(str(value).rpartition("=")[0])
     if Run.is_run(path):
         return f"weights {Run.open(path).weights_hash}"
     if path.is_dir():

@@ -53,6 +53,8 @@ POLICIES = (
     Policy("ties", "adapters", "rlhf", "merged by TIES"),
     Policy("dpo", "dpo_then_online", "sft", "DPO on the same labels as RLHF"),
     Policy("dpo_ppo", "dpo_then_online", "dpo", "PPO after DPO"),
+    Policy("dpo_online", "dpo_then_online", "dpo", "online DPO after DPO"),
+    Policy("dpo_grpo", "dpo_then_online", "dpo", "GRPO after DPO"),
     Policy("round_1", "iterated", "sft", "a judge's labels on 512 prompts, DPO"),
     Policy("round_2", "iterated", "round_1", "the same again on its own answers"),
     Policy("round_3", "iterated", "round_2", "and again"),

@@ -21,6 +21,8 @@ from tastemaker.town import PANELS, Town
 from tastemaker.town.critic import Critic
 from tastemaker.types import Comparison, TastemakerError
 
+WITHOUT_EFFECT = ("timeout", "retries", "concurrency", "per_minute", "price_in", "price_out", "key_variable")
+"""Settings of a judge that say how patiently it is asked, and change no verdict."""
 FILES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".csv", ".csv.gz", ".parquet")
 
 

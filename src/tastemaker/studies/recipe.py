@@ -35,7 +35,7 @@ from tastemaker.types import Method, TastemakerError
 
 INPUTS: Mapping[str, Any] = {"model": str, "data": str, "eval_data": str | None, "reward": object}
 STAGE_KEYS = ("name", "method")
-LINKS = ("model", "reward", "ref_model", "data")
+LINKS = ("model", "reward", "ref_model", "gold", "data")
 """What may name an earlier stage; as `data` one that samples."""
 KINDS: Mapping[str, type[Method]] = {**METHODS, Sample.name: cast(Any, Sample)}
 """What a stage may do."""
@@ -51,7 +51,7 @@ class Stage:
     inputs: Mapping[str, Any]
     """model, data, and eval_data, reward where given. All are text but a reward in several parts."""
     parents: Mapping[str, str]
-    """Which of the inputs (ref_model too) are earlier stages, and which."""
+    """Which of the inputs (ref_model and gold too) are earlier stages, and which."""
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,8 @@ def reward_texts(reward: object) -> list[str]:
     return [str(cast("Mapping[str, object]", part).get("reward")) for part in parts]
 
 
-def _types(method: str) -> dict[str, Any]:
+def stage_types(method: str) -> dict[str, Any]:
+    """Everything that a stage of this method may be told, with its type."""
     of_run = field_types(TrainSettings)
     if method == Sample.name:
         of_run = {name: kind for name, kind in of_run.items() if name in SAMPLE_FIELDS}
@@ -154,7 +155,7 @@ def _types(method: str) -> dict[str, Any]:
 
 def _unused(content: Mapping[str, object], entries: Sequence[Mapping[str, Any]]) -> list[str]:
     """Shared settings that no stage takes."""
-    known = {name: kind for entry in entries for name, kind in _types(entry["method"]).items()}
+    known = {name: kind for entry in entries for name, kind in stage_types(entry["method"]).items()}
     return check_settings(known, content).problems if entries else []
 
 
@@ -169,7 +170,7 @@ def _stage(
     name, method = str(entry["name"]), str(entry["method"])
     names = [str(other["name"]) for other in entries]
     samples = [str(other["name"]) for other in entries if other["method"] == Sample.name]
-    types = _types(method)
+    types = stage_types(method)
     values: dict[str, Any] = {}
     wrong: list[str] = []
     for layer in layers:
@@ -186,7 +187,7 @@ def _stage(
         inputs.pop("reward", None)
     if method == Sample.name:
         inputs.pop("eval_data", None)
-    links = {**inputs, "ref_model": str(values.get("ref_model"))}
+    links = {**inputs, **{key: str(values.get(key)) for key in ("ref_model", "gold")}}
     parents = {key: links[key] for key in LINKS if isinstance(links.get(key), str) and links[key] in names}
     if parents.get("data") not in samples:  # a file may be called like a stage
         parents.pop("data", None)

@@ -9,6 +9,8 @@ from typing import Literal, Protocol
 from tastemaker.types import Message, Text
 
 Task = Literal["pairwise", "pointwise", "kwise", "critique", "revision"]
+MAX_TOKENS = 512
+"""Most tokens of an answer, unless something else is said."""
 TASKS: tuple[Task, ...] = ("pairwise", "pointwise", "kwise", "critique", "revision")
 
 
@@ -67,3 +69,9 @@ class JudgeModel(Protocol):
         Raises TastemakerError where it cannot go on; what was given before stays good.
         """
         ...
+
+
+def manner(temperature: float, max_tokens: int) -> str:
+    """What a judge's name says of how it speaks: all that changes its answers, where it is not as usual."""
+    sampled = f" temperature {temperature:g}" if temperature else ""
+    return sampled + (f" up to {max_tokens} tokens" if max_tokens != MAX_TOKENS else "")

@@ -1,7 +1,8 @@
 """Answers on disk: appended one by one as they come, so that nobody is asked the same question twice.
 
 The key of an answer is a digest of who was asked (the judge's whole name), by which template (its content), and
-what: task, prompt, the responses in the order shown, principle, critique, seed, text or log-probs.
+what: task, prompt, the responses in the order shown, principle with its wording, critique, seed, text or
+log-probs.
 """
 
 from __future__ import annotations
@@ -98,6 +99,7 @@ def key_of(judge: str, template: str, ask: Ask) -> str:
         "critique": ask.critique,
         "logps": ask.logps,
         "seed": ask.seed,
+        "mark": ask.tag,  # made of every text above, the wording of the principle among them
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 

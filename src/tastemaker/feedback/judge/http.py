@@ -21,7 +21,7 @@ from typing import Any
 
 import httpx2
 
-from tastemaker.feedback.judge.asking import Ask, Reply
+from tastemaker.feedback.judge.asking import MAX_TOKENS, Ask, Reply, manner
 from tastemaker.types import TastemakerError
 
 PASSING = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 520, 522, 524, 529})
@@ -42,7 +42,7 @@ class Endpoint:
     key_variable: str = "OPENAI_API_KEY"
     """Environment variable that holds the key; unset: none is sent."""
     temperature: float = 0.0
-    max_tokens: int = 512
+    max_tokens: int = MAX_TOKENS
     timeout: float = 60.0
     """Seconds for one answer."""
     retries: int = 5
@@ -122,8 +122,7 @@ class HttpModel:
 
     @property
     def name(self) -> str:
-        sampled = f" temperature {self._at.temperature:g}" if self._at.temperature else ""
-        return f"{self._at.model} at {self._at.url}{sampled}"
+        return f"{self._at.model} at {self._at.url}{manner(self._at.temperature, self._at.max_tokens)}"
 
     def answer(self, asks: Sequence[Ask]) -> Iterator[tuple[int, Reply]]:
         """As they come in. Raises TastemakerError with the first failure that no try mended; what the other

@@ -12,7 +12,7 @@ import itertools
 import math
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -139,23 +139,28 @@ class Judge:
         """Of each group of responses to one prompt a number for each response; None where no verdict was read.
 
         A rating where the template rates; else the share of the others that a response beats, by pairs or by
-        the ranking, ties half.
+        the ranking, ties half. Equal responses tie unasked; one that stands alone beats nobody and has none.
         """
+        rates, by_pairs = self.template.task == "pointwise", self.template.task == "pairwise"
         records: list[Comparison] = []
-        places: list[tuple[int, tuple[int, ...]]] = []
+        places: list[tuple[int, tuple[str, ...]]] = []
         for g, (prompt, group) in enumerate(zip(prompts, groups, strict=True)):
-            members = range(len(group))
-            sets = itertools.combinations(members, 2) if self.template.task == "pairwise" else [tuple(members)]
-            for chosen in sets:
-                responses = tuple(group[k] for k in chosen)
-                records.append(Comparison(prompt=prompt, responses=responses, ranking=(0,) * len(chosen)))
-                places.append((g, chosen))
-        beaten: list[list[list[float]]] = [[[] for _ in group] for group in groups]
+            different = tuple(dict.fromkeys(group))
+            for chosen in itertools.combinations(different, 2) if by_pairs else [different]:
+                if rates or len(chosen) > 1:
+                    records.append(Comparison(prompt=prompt, responses=chosen, ranking=(0,) * len(chosen)))
+                    places.append((g, chosen))
+        rated: list[dict[str, float]] = [{} for _ in groups]
+        beats: list[dict[tuple[str, str], float]] = [{} for _ in groups]
         for (g, chosen), opinion in zip(places, self.judge(records), strict=True):
-            for k, value in zip(chosen, _values(opinion, len(chosen)), strict=True):
-                if value is not None:
-                    beaten[g][k].append(value)
-        return [[sum(v) / len(v) if v else None for v in group] for group in beaten]
+            if rates:
+                read = zip(chosen, opinion.scores or (), strict=True)
+                rated[g].update({text: score for text, score in read if score is not None})
+            else:
+                beats[g].update(_duels(chosen, opinion))
+        if rates:
+            return [[found.get(text) for text in group] for group, found in zip(groups, rated, strict=True)]
+        return [_shares(group, found) for group, found in zip(groups, beats, strict=True)]
 
     # ---------------------------------------------------------------------------------------- private
 
@@ -257,19 +262,28 @@ def _strength(opinion: Opinion) -> float | None:
     return abs(math.log(opinion.p / (1 - opinion.p)))
 
 
-def _values(opinion: Opinion, number: int) -> list[float | None]:
-    if opinion.scores is not None:
-        return list(opinion.scores)
+def _duels(responses: Sequence[str], opinion: Opinion) -> dict[tuple[str, str], float]:
+    """For each two responses, in both orders, whether the first is better (1/2: a tie), or how likely."""
     if opinion.p is not None:
-        return [opinion.p, 1 - opinion.p]
+        a, b = responses
+        return {(a, b): opinion.p, (b, a): 1 - opinion.p}
     if opinion.ranking is None:
-        return [None] * number
-    ranks = opinion.ranking
-    others = max(1, number - 1)
-    return [
-        sum((r < o) + 0.5 * (r == o) for j, o in enumerate(ranks) if j != i) / others
-        for i, r in enumerate(ranks)
-    ]
+        return {}
+    ranks = dict(zip(responses, opinion.ranking, strict=True))
+    return {
+        (a, b): (ranks[a] < ranks[b]) + 0.5 * (ranks[a] == ranks[b])
+        for a, b in itertools.permutations(responses, 2)
+    }
+
+
+def _shares(group: Sequence[str], beats: Mapping[tuple[str, str], float]) -> list[float | None]:
+    """Of the others, by place, the share that each response beats; of those on which there is a verdict."""
+    found: list[float | None] = []
+    for i, own in enumerate(group):
+        won = [0.5 if own == other else beats.get((own, other)) for j, other in enumerate(group) if j != i]
+        read = [value for value in won if value is not None]
+        found.append(sum(read) / len(read) if read else None)
+    return found
 
 
 def _digest(seed: int, prompt: Text, responses: Sequence[str]) -> str:

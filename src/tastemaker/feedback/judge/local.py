@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from tastemaker.data import tokenise
-from tastemaker.feedback.judge.asking import Ask, Reply
+from tastemaker.feedback.judge.asking import MAX_TOKENS, Ask, Reply, manner
 from tastemaker.types import (
     Bundles,
     Comparison,
@@ -41,7 +41,7 @@ class LocalModel:
         *,
         name: str,
         temperature: float = 0.0,
-        max_tokens: int = 512,
+        max_tokens: int = MAX_TOKENS,
         max_length: int = 8192,
     ) -> None:
         """`name`: with the hash of the weights in it, since answers are kept under it. `models` play the role
@@ -52,7 +52,7 @@ class LocalModel:
         self._tokenizer = tokenizer
         self._sampling = Sampling(max_new_tokens=max_tokens, temperature=temperature)
         self._max_length = max_length
-        self._name = name if temperature == 0 else f"{name} temperature {temperature:g}"
+        self._name = name + manner(temperature, max_tokens)
 
     @property
     def name(self) -> str:
