@@ -42,6 +42,8 @@ class ExportOptions:
     """Where a disagreement was decided, the decision stands in place of the labels."""
     everything: bool = False
     """Raw: every judgement in force as it is stored, skips and flags too, in no format that training takes."""
+    items: Sequence[int] = ()
+    """Items whose labels are wanted; none: all of the project."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,9 @@ def training_rows(session: Session, project: Project, options: ExportOptions) ->
     """Every label that training can take, as a row of the format that its kind of question gives."""
     kind = settings_of(session, project.id).kind
     found = labels_in_force(session, project.id)
+    if options.items:
+        wanted = set(options.items)
+        found = [row for row in found if row[2].id in wanted]
     decided = (
         {j.item_id for j, _, _ in found if j.purpose == "adjudication"} if options.adjudicated else set[int]()
     )

@@ -16,7 +16,7 @@ from tastemaker.feedback.exporting import ExportOptions, export
 from tastemaker.feedback.projects import settings_of
 from tastemaker.feedback.store import Store
 from tastemaker.feedback.tables import Export, Judgement, Person, Project, Withdrawal
-from tastemaker.runs import Run
+from tastemaker.runs import Run, contents_behind
 
 
 def exports_holding(session: Session, judgement_ids: Collection[int]) -> list[Export]:
@@ -51,11 +51,13 @@ def labels_in(store: Store, sha256: str) -> dict[str, Any] | None:
 
 
 def runs_trained_on(runs: Sequence[Run], hashes: Collection[str]) -> list[Run]:
-    """Runs whose data is one of these files, and every run that has one of those among its ancestors."""
+    """Runs whose data is one of these files or was made from one, and every run that has one of those among its
+    ancestors.
+    """
     affected: list[Run] = []
     weights: set[str] = set()
     for run in runs:  # oldest first: parents come before their children
-        direct = any(d.sha256 in hashes for d in run.record.data)
+        direct = any(behind in hashes for d in run.record.data for behind in contents_behind(d))
         if direct or any(p.weights_hash in weights for p in run.record.parents):
             affected.append(run)
             if run.weights_hash:

@@ -10,7 +10,7 @@ from tastemaker.runs.fingerprint import (
     sha256_folder,
     sha256_json,
 )
-from tastemaker.runs.lineage import Node, lineage, list_runs, render_tree
+from tastemaker.runs.lineage import MADE_FILE, Node, contents_behind, lineage, list_runs, render_tree
 from tastemaker.runs.lock import Holder, RunLock, holder
 from tastemaker.runs.names import check_name, default_name, run_folder
 from tastemaker.runs.record import Run
@@ -19,6 +19,7 @@ from tastemaker.runs.resources import Meter, Resources, peak_rss_bytes
 from tastemaker.runs.schema import Parent, Record, Source, Status
 
 __all__ = [
+    "MADE_FILE",
     "Difference",
     "Holder",
     "Meter",
@@ -32,6 +33,7 @@ __all__ = [
     "Status",
     "canonical_json",
     "check_name",
+    "contents_behind",
     "default_name",
     "differences",
     "holder",

@@ -1,4 +1,9 @@
-"""Where a run came from: its parents, their parents, and the data that went into each."""
+"""Where a run came from: its parents, their parents, and the data that went into each.
+
+Data and models that a recipe's stage made (labels, samples, merged models) have a `made.json` beside them:
+`method`, `gives` (name -> content) and `made_from` (input -> [[path from there, content], ...]), contents as
+"file SHA-256" or "weights HASH". The tree goes on through it.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +12,17 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from tastemaker.errors import TastemakerError
+from tastemaker.runs.lines import read_object
 from tastemaker.runs.record import MODEL_FOLDER, RECORD_FILE, Run
 from tastemaker.runs.schema import Parent, Source
 
 log = logging.getLogger(__name__)
+
+MADE_FILE = "made.json"
+"""Beside what a stage made."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +37,9 @@ class Node:
     problem: str = ""
     """What is wrong with this link: "missing", "weights have changed since", ..."""
     parents: tuple[Node, ...] = ()
+    made: str = ""
+    """How it was made, where a recipe's stage that is no run made it: judge, merge, ..."""
+    data: tuple[Source, ...] = ()
 
 
 def lineage(run: Run | str | Path) -> Node:
@@ -40,15 +53,24 @@ def _node(run: Run, link: Parent, children: tuple[Path, ...]) -> Node:
     problem = ""
     if children and link.weights_hash != (run.weights_hash or ""):
         problem = "its weights have changed since"
-    parents = [_parent(run, parent, below) for parent in run.record.parents]
+    parents = [_parent(run.folder, parent, below) for parent in run.record.parents]
     parents += [node for source in run.record.data if (node := _written_by(source, below)) is not None]
-    return Node(link.role, str(run.folder), run.weights_hash or link.weights_hash, run, problem, tuple(parents))
+    weights, data = run.weights_hash or link.weights_hash, run.record.data
+    return Node(link.role, str(run.folder), weights, run, problem, tuple(parents), data=data)
 
 
 def _written_by(source: Source, children: tuple[Path, ...]) -> Node | None:
-    """The run whose samples these data are; None for data that people brought."""
-    folder = Path(source.source).resolve().parent
-    if not Run.is_run(folder) or folder in children:
+    """The stage or the run whose data these are; None for data that people brought."""
+    path = Path(source.source).resolve()
+    folder = path.parent
+    if folder in children:
+        return None
+    if (folder / MADE_FILE).is_file():
+        found = _made("data", path, children)
+        gives: dict[str, str] = _given(folder).get("gives", {})
+        changed = bool(gives) and gives.get(path.name) != f"file {source.sha256}"
+        return replace(found, problem="its data have changed since") if changed else found
+    if not Run.is_run(folder):
         return None
     try:
         run = Run.open(folder)
@@ -61,15 +83,17 @@ def _written_by(source: Source, children: tuple[Path, ...]) -> Node | None:
     return replace(found, problem="its data have changed since") if changed else found
 
 
-def _parent(run: Run, parent: Parent, below: tuple[Path, ...]) -> Node:
+def _parent(child: Path, parent: Parent, below: tuple[Path, ...]) -> Node:
     leaf = Node(parent.role, parent.path, parent.weights_hash)
-    folder = (run.folder / parent.path).resolve()
+    folder = (child / parent.path).resolve()
     if not folder.exists():
         # A hub name is told from a path by its looks alone: there is nothing on the disk to ask.
         is_path = parent.path.startswith((".", "/"))
         return Node(leaf.role, leaf.path, leaf.weights_hash, problem="missing") if is_path else leaf
     if folder.name == MODEL_FOLDER and Run.is_run(folder.parent):
         folder = folder.parent
+    if not Run.is_run(folder) and (folder.parent / MADE_FILE).is_file() and folder.parent not in below:
+        return replace(_made(leaf.role, folder, below), weights_hash=leaf.weights_hash)
     if not Run.is_run(folder):
         return Node(leaf.role, str(folder), leaf.weights_hash)
     if folder in below:
@@ -80,6 +104,44 @@ def _parent(run: Run, parent: Parent, below: tuple[Path, ...]) -> Node:
         return Node(leaf.role, str(folder), leaf.weights_hash, problem=str(error))
 
 
+def _made(role: str, path: Path, children: tuple[Path, ...]) -> Node:
+    """What a recipe's stage made, and what it made it from."""
+    folder = path.parent
+    below = (*children, folder)
+    made = _given(folder)
+    parents: list[Node] = []
+    data: list[Source] = []
+    for name, inputs in made.get("made_from", {}).items():
+        for place, content in inputs:
+            source, kind = (folder / place).resolve(), str(content).partition(" ")
+            if kind[0] == "file":
+                rows = source.read_bytes().count(b"\n") if source.is_file() else 0
+                data.append(Source(source=str(source), sha256=kind[2], rows=rows))
+                wrote = _written_by(data[-1], below)
+                parents += [wrote] if wrote is not None else []
+            elif kind[0] == "weights":
+                parents.append(_parent(folder, Parent(role=name, path=place, weights_hash=kind[2]), below))
+    return Node(
+        role, str(folder), "", parents=tuple(parents), made=str(made.get("method", "")), data=tuple(data)
+    )
+
+
+def _given(folder: Path) -> dict[str, Any]:
+    """What a stage left in its folder about itself."""
+    return dict(read_object(folder / MADE_FILE))
+
+
+def contents_behind(source: Source) -> set[str]:
+    """SHA-256 of a data file and of every file that it was made from, as far as stages tell."""
+    found, waiting = {source.sha256}, [_written_by(source, ())]
+    while waiting:
+        node = waiting.pop()
+        if node is not None and node.run is None:
+            found |= {behind.sha256 for behind in node.data}
+            waiting += node.parents
+    return found
+
+
 def render_tree(node: Node) -> str:
     """The tree as text, a line for each run, model and data source."""
     return "\n".join(_lines(node, "", ""))
@@ -87,7 +149,7 @@ def render_tree(node: Node) -> str:
 
 def _lines(node: Node, first: str, rest: str) -> Iterator[str]:
     yield first + _title(node)
-    data = node.run.record.data if node.run else ()
+    data = node.data
     count = len(data) + len(node.parents)
     for i, source in enumerate(data):
         branch = "└─ " if i + 1 == count else "├─ "
@@ -101,6 +163,8 @@ def _title(node: Node) -> str:
     role = f"{node.role}: " if node.role else ""
     if node.run is not None:
         text = f"{role}{node.run.name} [{node.run.method}, {node.run.status}]"
+    elif node.made:
+        text = f"{role}{Path(node.path).name} [{node.made}]"
     else:
         text = f"{role}{node.path}"
     if node.weights_hash:

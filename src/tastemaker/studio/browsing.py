@@ -107,7 +107,7 @@ def _tree(studio: Studio, node: Node) -> dict[str, Any]:
         "role": node.role,
         "name": name_of(studio, own) if own is not None and near else node.path.rpartition("/")[2],
         "is_run": near,
-        "method": own.method if own is not None else "",
+        "method": own.method if own is not None else node.made,
         "status": own.status if own is not None else "",
         "weights": node.weights_hash[:12],
         "problem": node.problem,
@@ -118,7 +118,7 @@ def _tree(studio: Studio, node: Node) -> dict[str, Any]:
                 "sha256": d.sha256[:12],
                 "labels": labels_in(studio.store, d.sha256),
             }
-            for d in (own.record.data if own is not None else ())
+            for d in node.data
         ],
         "parents": [_tree(studio, parent) for parent in node.parents],
     }
