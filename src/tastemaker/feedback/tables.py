@@ -199,6 +199,27 @@ class Withdrawal(Kept):
     reason: Mapped[str] = mapped_column(Text, default="")
 
 
+class Membership(Kept):
+    """A person's group of annotators (experts, a country, ...). The latest row of a person is in force."""
+
+    __tablename__ = "memberships"
+    person_id: Mapped[int] = mapped_column(ForeignKey("people.id"), index=True)
+    group: Mapped[str] = mapped_column(String(64))
+    """Empty: to none."""
+
+
+class Ranking(Kept):
+    """Which of a project's items should be labelled first. The latest row is in force."""
+
+    __tablename__ = "rankings"
+    project_id: Mapped[int] = mapped_column(ForeignKey("projects.id"), index=True)
+    by: Mapped[str] = mapped_column(Text)
+    """What ranked them: a reward model and a rule."""
+    details: Mapped[dict[str, Any]]
+    items: Mapped[list[int]]
+    """Ids, the first to be labelled first; what is not among them comes after."""
+
+
 class Export(Kept):
     """A file of labels as it was written: the link from a run's data back to single labels."""
 
@@ -222,7 +243,9 @@ class Entry(Base):
 
 
 class Queued(Base):
-    """Where an item stands in its project's queue. Follows from the facts but for `priority`, and changes."""
+    """Where an item stands in its project's queue. Follows from the facts, and changes. `priority` is from the
+    latest `Ranking`, or is what was said when the item was added.
+    """
 
     __tablename__ = "queue"
     __table_args__ = (Index("ix_queue_next", "project_id", "open", "priority", "item_id"),)
@@ -247,7 +270,7 @@ KEPT: dict[str, type[Kept]] = {
     table.__tablename__: table
     for table in (
         *(Person, Account, Invite, Project, Settings, Guideline, Prompt, Response, Item, Assignment),
-        *(Judgement, Suggestion, Withdrawal, Export),
+        *(Judgement, Suggestion, Withdrawal, Membership, Ranking, Export),
     )
 }
 """The tables of facts by name."""
