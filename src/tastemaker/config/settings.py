@@ -22,6 +22,7 @@ MODEL_FIELDS = frozenset(
     {
         "dtype",
         "frozen_dtype",
+        "offload_frozen",
         "load_in_4bit",
         "device",
         "use_peft",
@@ -168,6 +169,8 @@ class TrainSettings:
     """Number format of the weights; auto: float32 on CPU, bfloat16 where the device computes in it."""
     frozen_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of a reference or reward model with weights of its own; auto: as dtype."""
+    offload_frozen: bool = False
+    """Hold such a model elsewhere between its passes: with CUDA in the host's memory, on a CPU in a file."""
     load_in_4bit: bool = False
     """QLoRA: keep the weights under the adapter in 4 bits (NF4); needs use_peft and bitsandbytes."""
     device: str = "auto"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 
@@ -41,6 +42,7 @@ def build_roles(
     trust_remote_code: bool = False,
     revision: str | None = None,
     moving_reference: float | None = None,
+    offload: Path | None = None,
 ) -> RoleModels:
     """Loads what `roles` need and shares weights between them.
 
@@ -57,6 +59,8 @@ def build_roles(
     `frozen_dtype`: of roles that are not trained and share no weights with one that is. `four_bits` keeps the
     backbone under LoRA adapters in 4 bits.
     `moving_reference` gives the reference weights of its own that `mix` may move, and says by what share.
+    `offload`: a frozen reference or reward model with weights of its own waits elsewhere between its passes:
+    on a CPU in a file under this folder, with CUDA in the host's memory.
     `token_budget` bounds the forward passes of `score`. Fresh adapters and heads are drawn from `seed`.
 
     Raises TastemakerError for what the user can mend; see `load_causal`.
@@ -89,6 +93,7 @@ def build_roles(
         token_budget=token_budget,
         gradient_checkpointing=gradient_checkpointing,
         moving=("reference",) if moving_reference is not None else (),
+        offload=offload,
     )
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
@@ -14,6 +16,7 @@ from tastemaker.models.adapters import AdapterSwitch, AnyModel, adapter_paramete
 from tastemaker.models.assemble import Backbone, Slot
 from tastemaker.models.backbone import base_of
 from tastemaker.models.forward import Scorer
+from tastemaker.models.offload import Offloaded
 from tastemaker.models.probe import ProbeResult, probe
 from tastemaker.models.weights import disable_dropout, unused_output
 from tastemaker.types import Role, TastemakerError
@@ -32,7 +35,9 @@ class Prepared:
         device: torch.device,
         attention: Attention,
         checkpointing: bool,
+        offload: Path | None = None,
     ) -> None:
+        """`offload`: where a CPU's weights wait while nobody reads them (see `offload.py`); None: they stay."""
         self.model: AnyModel = backbone.model
         disable_dropout(self.model)
         self.model.eval()
@@ -54,6 +59,12 @@ class Prepared:
             self.model.train()
         self.scorer = Scorer(self.model, _layout(self.model, attention))
         self.switch = AdapterSwitch(self.model)
+        folder = offload if device.type == "cpu" else None
+        self.offloaded = None if offload is None else Offloaded(self.model, device, folder)
+
+    def here(self) -> AbstractContextManager[None]:
+        """Inside, the weights are on the device."""
+        return nullcontext() if self.offloaded is None else self.offloaded.here()
 
 
 def _layout(model: nn.Module, attention: Attention) -> ProbeResult:

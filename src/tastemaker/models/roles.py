@@ -29,6 +29,8 @@ from tastemaker.models.weights import backbone_hash, combined_hash, model_hash, 
 from tastemaker.types import Bundles, Role, Scores, TastemakerError
 
 WANTS: Mapping[Role, Want] = {"policy": "logps", "reference": "logps", "reward": "rewards", "value": "values"}
+OFFLOADED: frozenset[Role] = frozenset({"reference", "reward"})
+"""Roles that are asked for whole passes and for nothing else."""
 CPU_TOKENS = 2048
 """Most tokens in a forward pass without gradient on a CPU."""
 
@@ -58,6 +60,7 @@ class RoleModels:
         token_budget: int,
         gradient_checkpointing: bool,
         moving: Sequence[Role] = (),
+        offload: Path | None = None,
     ) -> None:
         self.token_budget = token_budget
         self.dtype = assembly.compute
@@ -73,21 +76,31 @@ class RoleModels:
         self._open: list[Role] = []
         self._counted: dict[Role, Counted] = {}
         self._spent = Spent()
+        offloaded: list[Role] = []
         for slot in self._slots.values():
             key = id(slot.backbone)
             if key not in self._prepared:
                 sharing: dict[Role, Slot] = {
                     role: s for role, s in self._slots.items() if s.backbone is slot.backbone
                 }
+                still = all(r in OFFLOADED and not s.trained and r not in moving for r, s in sharing.items())
+                away = offload if still else None
+                offloaded += [] if away is None else sharing
                 self._prepared[key] = Prepared(
                     slot.backbone,
                     sharing,
                     checkpointing=gradient_checkpointing,
                     device=device,
                     attention=attention,
+                    offload=away,
                 )
             if slot.head is not None:
                 slot.head.to(device)
+        if offload is not None and not offloaded:
+            self.notes += (
+                "offload_frozen: there is nothing to hold elsewhere, since no frozen reference or reward model "
+                "has weights of its own.",
+            )
 
     # ------------------------------------------------------------------------------- computing
 
@@ -175,7 +188,7 @@ class RoleModels:
         slot, ready = self._slot(role), self._ready(role)
         self._open.append(role)
         try:
-            with ready.switch.use(slot.adapter), self._autocast():
+            with ready.here(), ready.switch.use(slot.adapter), self._autocast():
                 yield
         finally:
             self._open.pop()

@@ -248,6 +248,7 @@ def remedies(
         ("--optim adamw_8bit", {"optim": "adamw_8bit"}),
         ("--optim adamw_bf16", {"optim": "adamw_bf16"}),
         ("--precompute-ref-log-probs", {"precompute_ref_log_probs": True}),
+        ("--offload-frozen", {"offload_frozen": True}),
         ("--gradient-checkpointing", {"gradient_checkpointing": True}),
         ("--tokens-per-microbatch 2048", {"tokens_per_microbatch": 2048}),
     ]

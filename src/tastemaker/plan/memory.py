@@ -105,7 +105,11 @@ def weights(method: Method, settings: TrainSettings, size: ModelSize, bits: int)
         trained, roles = [r for r in trained if r != "value"], [r for r in roles if r != "value"]
     numbers = float(size.parameters) * len(trained)
     parts = [Part(f"{role}, trained", 4.0 * size.parameters, True) for role in trained]
-    parts += [Part(f"{role}, frozen", frozen * size.parameters, True) for role in roles if role not in trained]
+    still = [role for role in roles if role not in trained]
+    if settings.offload_frozen and still:  # one at a time, while it scores
+        parts.append(Part("a frozen model, while it is read", frozen * size.parameters, False, "scoring"))
+        still = []
+    parts += [Part(f"{role}, frozen", frozen * size.parameters, True) for role in still]
     return [*parts, Part("gradients", 4.0 * numbers, True), Part("optimiser", state * numbers, True)]
 
 

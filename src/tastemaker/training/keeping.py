@@ -33,6 +33,7 @@ WITHOUT_EFFECT = (
     "num_samples",
     "log_completions_steps",
     "snapshot_steps",
+    "offload_frozen",
     "max_dropped",
     "max_truncated",
     "max_lost_eos",

@@ -184,14 +184,18 @@ def _by_text(judge: RoleModels, spec: PartSpec, decode: Decode) -> TextReward:
     return TextReward(score_with(judge), decode, normalisation=normalisation, name=spec.name or "reward_model")
 
 
-def load_judge(source: object, settings: TrainSettings, device: torch.device) -> RoleModels:
-    """A reward model apart from the models of the run."""
+def load_judge(
+    source: object, settings: TrainSettings, device: torch.device, offload: Path | None = None
+) -> RoleModels:
+    """A reward model apart from the models of the run; `offload` as in `build_roles`."""
     return build_roles(
         ("reward",),
         (),
         policy=None,
         reward=cast(Any, source),
         dtype=settings.dtype,
+        frozen_dtype=settings.frozen_dtype,
+        offload=offload if settings.offload_frozen else None,
         device=device,
         attention=settings.attention,
         token_budget=settings.tokens_per_microbatch,

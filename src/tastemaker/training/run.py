@@ -200,6 +200,7 @@ class Job:
             dtype=settings.dtype,
             frozen_dtype=settings.frozen_dtype,
             four_bits=settings.load_in_4bit,
+            offload=self.keeper.folder if settings.offload_frozen else None,
             device=device_of(settings),
             seed=settings.seed,
             attention=settings.attention,
@@ -214,7 +215,7 @@ class Job:
             log.info("%s", note)
         if self.reward is None:
             return models, None
-        load = partial(load_judge, settings=settings, device=device_of(settings))
+        load = partial(load_judge, settings=settings, device=device_of(settings), offload=self.keeper.folder)
         return models, self.reward.build(models, load, self.keeper.world)
 
     def parents(self, models: RoleModels) -> list[Parent]:
