@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo test check lint types layers format docs docs-index results results-offline results-online results-claims results-critic results-chains arithmetic studies-offline test-oracle bench bench-scaling bench-gpu bench-studio campaign-labels clean help
+.PHONY: demo test check lint types layers format docs docs-index results results-offline results-online results-claims results-critic results-chains arithmetic studies-offline test-oracle bench bench-scaling bench-gpu bench-studio campaign-labels campaign-labels-postgresql clean help
 
 help:  ## What can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -94,8 +94,12 @@ bench: $(VENV)/.installed  ## Ours and TRL's side by side: benchmarks/results (2
 bench-scaling: $(VENV)/.installed  ## How the cost of ours grows with length, group, model, vocabulary, processes
 	$(BIN)/python benchmarks/bench.py --scaling $(BENCH)
 
+# A campaign that was interrupted goes on where it stopped; CAMPAIGN='--more 250' makes a part of it.
 campaign-labels: $(VENV)/.installed-dev  ## kill -9 of the studio and 16 labellers, 1,000 times: is a label ever lost?
-	$(BIN)/python benchmarks/label_kills.py --kills 1000 --out benchmarks/results/label-kills-sqlite.json
+	$(BIN)/python benchmarks/label_kills.py --kills 1000 --out benchmarks/results/label-kills-sqlite.json $(CAMPAIGN)
+
+campaign-labels-postgresql: $(VENV)/.installed-dev  ## The same on PostgreSQL, 100 times
+	$(BIN)/python benchmarks/label_kills.py --kills 100 --postgresql --out benchmarks/results/label-kills-postgresql.json $(CAMPAIGN)
 
 bench-studio: $(VENV)/.installed-dev  ## 50 people labelling at once: how long the studio takes to answer
 	$(BIN)/python benchmarks/label_load.py --out benchmarks/results/label-load.json

@@ -1,17 +1,24 @@
 """kill -9 of the studio and of labellers at random moments: is an acknowledged label ever lost, or there twice?
 
-    python benchmarks/label_kills.py --kills 1000 --out benchmarks/results/label-kills-sqlite.json
+    label_kills.py --kills 1000 --out benchmarks/results/label-kills-sqlite.json
+    label_kills.py --kills 100 --postgresql --out benchmarks/results/label-kills-postgresql.json
 
-Each round serves the studio from a process of its own to 16 labeller processes, kills the server, the
-labellers or both at a random moment, and looks: every acknowledged label must be there once, as it was
-acknowledged; nobody may have labelled an item twice; no item may have been lent to more than its overlap
-at a time; the ledger must hold. Whoever comes back sends what it had not yet heard back about, under the
-same key. State lies in the work folder: a campaign that is interrupted goes on.
+One kill is one strike at a random moment: SIGKILL to the server, to all 16 labellers, or to both. Each round
+serves the studio from a process of its own to 16 labeller processes, strikes five times, the last time at
+everybody, and looks: every acknowledged label must be there once, as it was acknowledged; nobody may have
+labelled an item twice; no item may have been lent to more than its overlap at a time; the ledger must hold.
+Whoever comes back sends what it had not yet heard back about, under the same key.
+
+State lies in the work folder and figures are written after every round: the same command after a break goes on
+to its number of kills, and `--more 250` goes 250 further.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import ctypes
+import gc
 import http.client
 import json
 import multiprocessing
@@ -24,10 +31,12 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import uvicorn
+from postgres_server import PostgresServer
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session as Reading
 
@@ -36,50 +45,81 @@ from tastemaker.feedback.items import Written, add_item, person_named
 from tastemaker.feedback.projects import ProjectSettings, create_project, project_named, settings_of
 from tastemaker.feedback.store import Store
 from tastemaker.feedback.tables import Account, Assignment, Judgement, Queued, Session
+from tastemaker.studio.accounts import hashed
+from tastemaker.studio.app import create_app
 
 PROJECT = "campaign"
 OVERLAP = 2
+STRIKES = 5
+"""In a round."""
 FORK = multiprocessing.get_context("fork")
+PR_SET_PDEATHSIG = 1
 
 
 def main() -> int:
     options = parse()
     work = Path(options.work)
     work.mkdir(parents=True, exist_ok=True)
-    where = options.labels or str(work / "labels.db")
+    with database(options, work) as where:
+        return campaign(options, where, work)
+
+
+def campaign(options: argparse.Namespace, where: str, work: Path) -> int:
     state_file = work / "state.json"
     state = json.loads(state_file.read_text()) if state_file.exists() else None
     if state is None:
-        state = {"kills": 0, "rounds": 0, "server_kills": 0, "labeller_kills": 0, "seconds": 0.0}
-        state["tokens"] = set_up(where, options.labellers)
-        state_file.write_text(json.dumps(state))
-    lost: list[str] = []
-    while state["kills"] < options.kills and not lost:
+        state = {"kills": 0, "rounds": 0, "server": 0, "labellers": 0, "processes": 0, "seconds": 0.0}
+        state |= {"commands": [], "tokens": set_up(where, options.labellers)}
+    if len(state["tokens"]) != options.labellers:
+        raise SystemExit(f"{work}: holds a campaign with {len(state['tokens'])} labellers")
+    state["commands"] += [shlex.join(["python", "benchmarks/label_kills.py", *sys.argv[1:]])]
+    goal = state["kills"] + options.more if options.more else options.kills
+    wrong = check(where, work, whole=True)  # what a break may have done
+    gc.freeze()  # what was imported is shared with all that will be forked
+    while state["kills"] < goal and not wrong:
         began = time.monotonic()
-        killed = one_round(where, work, state, seed=options.seed + state["rounds"])
+        one_round(where, work, state, goal - state["kills"], seed=options.seed + state["rounds"])
         state["rounds"] += 1
-        state["kills"] += sum(killed)
-        state["server_kills"] += killed[0]
-        state["labeller_kills"] += killed[1]
+        wrong = check(where, work, whole=state["rounds"] % 10 == 0)
         state["seconds"] += time.monotonic() - began
-        lost = check(where, work, whole=state["rounds"] % 10 == 0)
-        state_file.write_text(json.dumps(state))
-        told = f"round {state['rounds']}: {state['kills']} kills, {acknowledged(work)[0]} acknowledged"
-        print(told, "; ".join(lost) or "nothing lost", flush=True)
-    lost = lost or check(where, work, whole=True)
-    report(options, where, work, state, lost)
-    return 1 if lost else 0
+        replace(state_file, json.dumps(state))
+        report(options, where, work, state, wrong)
+        told = f"round {state['rounds']}: {state['kills']} kills, {lines(work)} acknowledged,"
+        print(told, "; ".join(wrong) or "nothing lost", flush=True)
+    wrong = wrong or check(where, work, whole=True)
+    print(json.dumps(report(options, where, work, state, wrong), indent=1))
+    return 1 if wrong else 0
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--kills", type=int, default=1000)
+    parser.add_argument("--kills", type=int, default=1000, help="of the whole campaign, all its parts together")
+    parser.add_argument("--more", type=int, default=0, help="so many kills in this part, whatever went before")
     parser.add_argument("--labellers", type=int, default=16)
-    parser.add_argument("--work", default="build/label-kills")
-    parser.add_argument("--labels", default="", help="database URL; a SQLite file in the work folder otherwise")
+    parser.add_argument("--work", default="", help="folder of the campaign's state: build/label-kills-...")
+    parser.add_argument("--postgresql", action="store_true", help="on a PostgreSQL server of our own")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", default="")
-    return parser.parse_args()
+    options = parser.parse_args()
+    options.work = options.work or f"build/label-kills-{'postgresql' if options.postgresql else 'sqlite'}"
+    return options
+
+
+def replace(path: Path, text: str) -> None:
+    """Whole or not at all: the campaign itself may be killed."""
+    fresh = path.with_name(f"{path.name}.new")
+    fresh.write_text(text)
+    os.replace(fresh, path)
+
+
+@contextlib.contextmanager
+def database(options: argparse.Namespace, work: Path) -> Iterator[str]:
+    """Where the labels are: a file in the work folder, or a server whose data lie there."""
+    if not options.postgresql:
+        yield str(work / "labels.db")
+        return
+    with PostgresServer(work.resolve() / "server") as server:
+        yield server.database("labels")
 
 
 # ------------------------------------------------------------------------------------------- the world
@@ -97,12 +137,6 @@ def set_up(where: str, labellers: int) -> list[str]:
             writer.session.add(Session(token_sha256=hashed(token), person_id=person.id, expires="2999"))
     store.close()
     return tokens
-
-
-def hashed(token: str) -> str:
-    from tastemaker.studio.accounts import hashed as of_studio
-
-    return of_studio(token)
 
 
 def more_items(where: str, least: int = 400) -> None:
@@ -124,10 +158,6 @@ def more_items(where: str, least: int = 400) -> None:
 
 def serve(where: str, work: Path, port: int) -> None:
     """The studio, until it is killed."""
-    import uvicorn
-
-    from tastemaker.studio.app import create_app
-
     app = create_app(Store.open(where), root=work / "runs", data=work / "data", accounts=True)
     uvicorn.run(app, host="127.0.0.1", port=port, log_level="error", timeout_keep_alive=75)
 
@@ -160,7 +190,9 @@ def labeller(port: int, token: str, work: Path, number: int, seed: int) -> None:
     def deliver(said: dict[str, Any]) -> None:
         told = post(said["path"], said["body"])
         # One write of one line: whoever is killed has acknowledged it whole or not at all.
-        os.write(log, (json.dumps([said["body"]["key"], told["judgement"], told["again"]]) + "\n").encode())
+        own = [said["body"]["key"], told["judgement"], told["again"], said["body"]["answer"]["preferred"]]
+        os.write(log, (json.dumps(own) + "\n").encode())
+        pending.unlink()
 
     if pending.exists():
         deliver(json.loads(pending.read_text()))
@@ -178,13 +210,22 @@ def labeller(port: int, token: str, work: Path, number: int, seed: int) -> None:
 
 
 def started(target: Callable[..., None], *arguments: object) -> multiprocessing.process.BaseProcess:
-    process = FORK.Process(target=target, args=arguments, daemon=True)
+    process = FORK.Process(target=with_its_parent, args=(os.getpid(), target, *arguments), daemon=True)
     process.start()
     return process
 
 
-def one_round(where: str, work: Path, state: dict[str, Any], seed: int) -> tuple[int, int]:
-    """(server kills, labeller kills) of one round: two or three strikes, the last at everybody."""
+def with_its_parent(parent: int, target: Callable[..., None], *arguments: object) -> None:
+    """Runs what ends with the campaign, however that ends: nobody else may go on labelling."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        return
+    target(*arguments)
+
+
+def one_round(where: str, work: Path, state: dict[str, Any], most: int, seed: int) -> None:
+    """Strikes some times, the last time at everybody, and counts what was killed in `state`."""
     rng = random.Random(seed)
     more_items(where)
     with socket.socket() as probe:
@@ -199,22 +240,22 @@ def one_round(where: str, work: Path, state: dict[str, Any], seed: int) -> tuple
             started(labeller, port, t, work, n, rng.randrange(2**31)) for n, t in enumerate(state["tokens"])
         ]
 
-    kills = [0, 0]
     serving, labelling = server(), people()
-    for strike in range(rng.randrange(2, 4)):
-        after(work, rng.randrange(5, 80))
-        time.sleep(rng.uniform(0.0, 0.3))
-        if strike or rng.random() < 0.7:
-            kills[0] += kill([serving])
-            serving = server()
-        if rng.random() < 0.5:
-            kills[1] += kill(labelling)
-            labelling = people()
-    after(work, rng.randrange(5, 80))
-    time.sleep(rng.uniform(0.0, 0.3))
-    kills[0] += kill([serving])
-    kills[1] += kill(labelling)
-    return kills[0], kills[1]
+    strikes = min(STRIKES, most)
+    for strike in range(strikes):
+        after(work, rng.randrange(1, 16))
+        time.sleep(rng.uniform(0.0, 0.2))
+        last = strike == strikes - 1
+        whom = "both" if last else rng.choice(("server", "server", "labellers", "both"))
+        if whom in ("server", "both"):
+            state["processes"] += kill([serving])
+            state["server"] += 1
+            serving = serving if last else server()
+        if whom in ("labellers", "both"):
+            state["processes"] += kill(labelling)
+            state["labellers"] += 1
+            labelling = labelling if last else people()
+        state["kills"] += 1
 
 
 def after(work: Path, labels: int) -> None:
@@ -243,33 +284,32 @@ def kill(processes: list[multiprocessing.process.BaseProcess]) -> int:
 # --------------------------------------------------------------------------------------------- looking
 
 
-def acknowledged(work: Path) -> tuple[int, dict[str, int], int]:
-    """(number, key -> judgement, how many were told to have been there before)."""
-    found: dict[str, int] = {}
-    again = number = 0
+def acknowledged(work: Path) -> tuple[dict[str, tuple[int, int]], int]:
+    """(key -> (judgement, side preferred), how often one was told to have been there before)."""
+    found: dict[str, tuple[int, int]] = {}
+    again = 0
     for path in sorted(work.glob("acks-*.jsonl")):
         for line in path.read_text().splitlines():
-            key, judgement, known = json.loads(line)
+            key, judgement, known, side = json.loads(line)
             again += known
-            number += 1
-            if found.setdefault(key, judgement) != judgement:
-                raise SystemExit(f"{key}: acknowledged as {found[key]} and as {judgement}")
-    return number, found, again
+            if found.setdefault(key, (judgement, side)) != (judgement, side):
+                raise SystemExit(f"{key}: acknowledged as {found[key]} and as {(judgement, side)}")
+    return found, again
 
 
 def check(where: str, work: Path, *, whole: bool) -> list[str]:
     """What is wrong; the ledger and the file itself are read through where `whole`."""
     store = Store.open(where)
-    _, acks, _ = acknowledged(work)
+    acks, _ = acknowledged(work)
+    columns = (Judgement.key, Judgement.id, Judgement.person_id, Judgement.item_id)
     wrong: list[str] = []
     with store.reading() as session:
-        rows = session.execute(
-            select(Judgement.key, Judgement.id, Judgement.person_id, Judgement.item_id)
-        ).all()
-        there = {key: i for key, i, _, _ in rows}
-        wrong += [f"lost: {key}" for key, judgement in acks.items() if there.get(key) != judgement]
-        pairs = [(person, item) for _, _, person, item in rows]
+        rows = session.execute(select(*columns, Judgement.verdict, Judgement.shown_order)).all()
+        there = {key: (i, shown.index(said["preferred"])) for key, i, _, _, said, shown in rows}
+        wrong += [f"lost: {key}" for key, known in acks.items() if there.get(key) != known]
+        pairs = [(person, item) for _, _, person, item, _, _ in rows]
         wrong += ["somebody labelled an item twice"] if len(pairs) != len(set(pairs)) else []
+        wrong += ["a key is there twice"] if len(there) != len(rows) else []
         over = overlent(session)
         wrong += [f"{over} times an item was lent to too many"] if over else []
         if whole:
@@ -307,31 +347,35 @@ def overlent(session: Reading) -> int:
     return found
 
 
-def report(options: argparse.Namespace, where: str, work: Path, state: dict[str, Any], lost: list[str]) -> None:
-    _, acks, again = acknowledged(work)
+def report(
+    options: argparse.Namespace, where: str, work: Path, state: dict[str, Any], wrong: list[str]
+) -> dict[str, Any]:
+    """The figures so far, written where `--out` says."""
+    acks, again = acknowledged(work)
     store = Store.open(where)
     with store.reading() as session:
         stored = session.scalar(select(func.count()).select_from(Judgement)) or 0
     found = {
-        "command": shlex.join(["python", "benchmarks/label_kills.py", *sys.argv[1:]]),
+        "commands": state["commands"],
         "database": store.engine.dialect.name,
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
-        "labellers": options.labellers,
+        "concurrent_labellers": options.labellers,
         "kills": state["kills"],
-        "kills_of_the_server": state["server_kills"],
-        "kills_of_labellers": state["labeller_kills"],
+        "kills_that_struck_the_server": state["server"],
+        "kills_that_struck_all_labellers": state["labellers"],
+        "processes_killed": state["processes"],
         "rounds": state["rounds"],
         "seconds": round(state["seconds"], 1),
         "acknowledged": len(acks),
         "acknowledged_again_under_the_same_key": again,
         "stored": stored,
-        "lost": sum(line.startswith("lost") for line in lost),
-        "wrong": lost[:20],
+        "lost": sum(line.startswith("lost") for line in wrong),
+        "wrong": wrong[:20],
     }
     store.close()
-    print(json.dumps(found, indent=1))
     if options.out:
-        Path(options.out).write_text(json.dumps(found, indent=1) + "\n")
+        replace(Path(options.out), json.dumps(found, indent=1) + "\n")
+    return found
 
 
 if __name__ == "__main__":
