@@ -144,8 +144,13 @@ def test_labels_studies_are_read() -> None:
     study = {"levels": [0.0, 0.4], "arms": {"dpo": grown(6.0), "dpo:sigmoid_norm": grown(1.0)}}
     study["arms"]["dpo:sigmoid_norm"]["0.4"]["length"]["by_seed"][0] += 0.3
     assert outcome("length-normalisation", study) == "holds here"
-    saved = {"saved": {"fair + people 300": span(0.4, 0.1), "biased + people 300": span(-0.2, 0.1)}}
+    mixes = {n: {**span(0.4, width), "cut": 1} for n, width in ((150, 0.1), (1000, 0.1), (300, 0.1))}
+    saved = {
+        "saved": {**{f"fair + people {n}": m for n, m in mixes.items()}, "biased + people 300": span(-0.2, 0.1)}
+    }
     assert outcome("ai-feedback", saved) == "holds here"
+    mixes[300].update(span(0.4, 0.5))  # the mix in the middle decides, not the best
+    assert outcome("ai-feedback", saved) == "undecided"
 
 
 @pytest.mark.parametrize(
@@ -269,6 +274,6 @@ def test_pages_hold_every_claim_as_found(tmp_path: Path) -> None:
     for t in found:
         assert t.claim.statement in html and t.said.split(";")[0] in html.replace("&#39;", "'")
         assert f"**{t.outcome}** | {t.said}" in text
-    assert "2 hold here and 1 not tried" in markdown(found, [0])
+    assert "2 hold here and 1 was not tried" in markdown(found, [0])
     with pytest.raises(TastemakerError, match="did you mean frontier"):
         try_claims(["frontir"], results=tmp_path, seeds=[0], out=tmp_path)

@@ -141,12 +141,18 @@ def counts(found: Sequence[Tried]) -> Mapping[str, int]:
 
 def headline(found: Sequence[Tried]) -> str:
     """How many claims held."""
-    words = [f"{n} {outcome if n == 1 else plural(outcome)}" for outcome, n in counts(found).items()]
+    words = [f"{n} {singular(outcome) if n == 1 else plural(outcome)}" for outcome, n in counts(found).items()]
     return f"Of {counted(len(found), 'claim')}, {listed(words)}."
 
 
+def singular(outcome: str) -> str:
+    return outcome if outcome.endswith("here") else f"was {outcome}" if outcome == MISSING else f"is {outcome}"
+
+
 def plural(outcome: str) -> str:
-    return {"holds here": "hold here", "does not hold here": "do not hold here"}.get(outcome, outcome)
+    return {"holds here": "hold here", "does not hold here": "do not hold here", MISSING: "were not tried"}.get(
+        outcome, f"are {outcome}"
+    )
 
 
 RULES = (
