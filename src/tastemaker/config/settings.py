@@ -153,6 +153,17 @@ class TrainSettings:
     """Checkpoints kept, newest first; none: all."""
     snapshot_steps: PositiveInt | PositiveFloat | None = None
     """Steps between copies of the model kept under snapshots/; below 1: a share of all; none: no copies."""
+    stop_at_gold_peak: bool = False
+    """Read a gold on held-out prompts while the policy trains, and keep the policy of its highest reading."""
+    gold: str | None = None
+    """Who reads, never the reward itself: a second reward model, labels (of eval_data's pairs), judge:MODEL,
+    http://host/v1#MODEL, town:SEED, or any other reward."""
+    gold_steps: PositiveInt | PositiveFloat = 0.1
+    """Steps between readings of the gold; below 1: a share of all."""
+    gold_prompts: PositiveInt = 128
+    """Prompts of eval_data that each reading answers, at most."""
+    gold_patience: NonNegativeInt = 3
+    """Readings without a new peak after which the run ends; 0: it takes all its steps."""
     num_samples: NonNegativeInt = 4
     """Responses sampled from the trained policy and written to samples.jsonl."""
     log_completions_steps: NonNegativeInt = 0
@@ -211,6 +222,12 @@ class TrainSettings:
     def _contradictions(self) -> list[str]:
         """What is wrong although every field is fine by itself."""
         problems: list[str] = []
+        if self.stop_at_gold_peak != (self.gold is not None):
+            problems.append(
+                "stop_at_gold_peak and gold go together: --stop-at-gold-peak --gold runs/other-reward"
+            )
+        if self.gold_steps >= 1 and self.gold_steps != int(self.gold_steps):
+            problems.append(f"gold_steps = {self.gold_steps}: whole steps, or a share below 1")
         if self.max_steps == 0:
             problems.append("max_steps = 0: give -1 (by num_train_epochs) or at least 1")
         if self.warmup_steps >= 1 and self.warmup_steps != int(self.warmup_steps):

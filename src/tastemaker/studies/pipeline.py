@@ -95,8 +95,8 @@ def _run_stage(
     arguments: dict[str, Any] = dict(stage.inputs)
     settings = stage.settings
     for key, parent in stage.parents.items():
-        if key == "ref_model":
-            settings = dataclasses.replace(settings, ref_model=str(done[parent].run.folder))
+        if key in ("ref_model", "gold"):
+            settings = dataclasses.replace(settings, **{key: str(done[parent].run.folder)})
         elif key.startswith("reward."):
             place = int(key.removeprefix("reward."))
             arguments["reward"] = with_reward(arguments["reward"], place, done[parent].run)
@@ -116,7 +116,7 @@ def _run_stage(
 def _fingerprint(stage: Stage, done: Mapping[str, StageResult]) -> dict[str, Any]:
     """Everything the result depends on, as plain values."""
     settings = {k: v for k, v in dump(stage.settings).items() if k not in WITHOUT_EFFECT}
-    links = {**stage.inputs, "ref_model": settings.pop("ref_model")}
+    links = {**stage.inputs, "ref_model": settings.pop("ref_model"), "gold": settings.pop("gold")}
     contents: dict[str, str] = {}
     for key, value in links.items():
         if key == "data" and key in stage.parents:

@@ -36,6 +36,7 @@ from tastemaker.training.snapshot import pack_optimizer, restore_rng, rng_state,
 
 __all__ = [
     "Checkpoint",
+    "load",
     "load_latest",
     "pack_optimizer",
     "restore_rng",
@@ -229,6 +230,15 @@ def load_latest(
             f"{folder}: there is no checkpoint to resume from. Correct the folder, or do not ask to resume."
         )
     return None
+
+
+def load(folder: str | Path, step: int) -> Checkpoint:
+    """The checkpoint of one step. Raises `TastemakerError` where it is missing or damaged."""
+    path = Path(folder) / _name(step)
+    try:
+        return Checkpoint(step, path, *_verified(path, step))
+    except _Damaged as reason:
+        raise TastemakerError(f"{path}: {reason}. Start in another folder.") from None
 
 
 class _Damaged(Exception):

@@ -16,6 +16,7 @@ from tastemaker.models import RoleModels
 from tastemaker.runs import Meter, Parent, Resources, Run, Source
 from tastemaker.training import checkpoint
 from tastemaker.training.distributed import World
+from tastemaker.training.gold_peak import GoldWatch
 from tastemaker.training.interrupt import Interrupted
 from tastemaker.training.loop import Counters
 from tastemaker.types import Method, Reward, StatefulReward, TastemakerError
@@ -57,6 +58,8 @@ class Keeper:
     """Why the method ended the run before its last step."""
     reward: Reward | None = None
     """What scores the rollouts; one that has a state is saved with the run."""
+    watch: GoldWatch | None = None
+    """What reads the gold, if there is one."""
 
     def open(
         self, parents: list[Parent], sources: list[Source]
@@ -124,6 +127,7 @@ class Keeper:
             "method": self.method.state(),
             "reward": self.reward.state() if isinstance(self.reward, StatefulReward) else {},
             "stopped": list(self.notes),
+            "gold": self.watch.state() if self.watch is not None else {},
         }
         tensors = {"weights": models.state(), "optimizer": moments, "random": random}
         checkpoint.save(run.checkpoints_dir, step, tensors, state, keep_last=self.settings.save_total_limit)
@@ -145,8 +149,17 @@ class Keeper:
         if isinstance(self.reward, StatefulReward):
             self.reward.load_state(state["reward"])
         self.notes = list(state.get("stopped", ()))
+        if self.watch is not None:
+            self.watch.load_state(state["gold"])
         log.info("%s: resumed after step %d", self.folder, saved.step)
         return saved.step
+
+    def put_back(self, models: RoleModels) -> str | None:
+        """The weights that the gold chose, in every process; which those are, in words."""
+        if self.watch is None:
+            return None
+        self.world.barrier()
+        return self.watch.put_back(models)
 
     def spent(self, meter: Meter) -> Resources:
         """What the run has cost so far."""

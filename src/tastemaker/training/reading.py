@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from tastemaker.data import Dataset, Tokenised, WrongKind, read_records
 from tastemaker.data.convert import FOLLOWS
 from tastemaker.methods import METHODS
+from tastemaker.runs import Run
 from tastemaker.types import TastemakerError
 
 
@@ -44,3 +46,20 @@ def fitting(error: WrongKind) -> TastemakerError:
 def methods_for(given: type) -> list[str]:
     """The methods that learn from records of this kind, or of one that follows from it."""
     return [name for name, method in METHODS.items() if given in (method.consumes, *FOLLOWS[method.consumes])]
+
+
+def model_of(value: object) -> object:
+    """A run stands for its model."""
+    return value.folder if isinstance(value, Run) else value
+
+
+def data_of(value: object) -> object:
+    """A run that sampled stands for the data it made."""
+    if not (isinstance(value, Run) or (isinstance(value, str | Path) and Run.is_run(value))):
+        return value
+    run = Run.open(value)
+    if run.data_file is None:
+        raise TastemakerError(
+            f"{run.folder}: is a run that made no data; only a run of `tastemaker sample` does"
+        )
+    return str(run.data_file)

@@ -21,13 +21,14 @@ from tastemaker.runs import Meter, Parent, Run, RunLock, Source, default_name
 from tastemaker.training import checkpoint
 from tastemaker.training.contract import check_reference
 from tastemaker.training.distributed import World
+from tastemaker.training.gold_peak import GoldWatch, watch_of
 from tastemaker.training.held_out import held_out_metrics
 from tastemaker.training.interrupt import Interrupted, Interruption
 from tastemaker.training.keeping import ENDED, Keeper
 from tastemaker.training.loop import Step, fit
 from tastemaker.training.optim import make_optimizer
 from tastemaker.training.precompute import reference_logps
-from tastemaker.training.reading import check_kind, read_for
+from tastemaker.training.reading import check_kind, data_of, model_of, read_for
 from tastemaker.training.rehearsal import TINY, starting_model
 from tastemaker.training.rewarding import RunReward, centre_value, keep_normalisation, load_judge
 from tastemaker.training.samples import UNLIMITED, Listener, sample_lines
@@ -69,6 +70,7 @@ def train(
             mappings with weights and constraints (docs/rewards.md).
         eval_data: held-out data of the same kind; its loss and metrics are recorded as `eval_*` at the end.
         settings: how to train; or give single settings as keywords, under TRL's names too.
+            With `stop_at_gold_peak` also the prompts on which the `gold` is read.
         progress: called after every step.
         **options: single settings, under our names or TRL's.
 
@@ -77,7 +79,8 @@ def train(
         Interrupted: on SIGINT or SIGTERM, after saving; the same call goes on from there.
     """
     if settings is None:
-        settings = settings_from(TrainSettings, {**method.defaults, **options}, origin="train")
+        given = {k: str(v.folder) if isinstance(v, Run) else v for k, v in options.items()}
+        settings = settings_from(TrainSettings, {**method.defaults, **given}, origin="train")
     elif options:
         raise TastemakerError(
             f"settings are given whole and also one by one ({', '.join(options)}); give either"
@@ -91,7 +94,7 @@ def train(
             model = starting_model(TINY, data, method.consumes, settings.seed)
         method = cast(Method, replace(cast(Any, method)))
         job = Job(method, settings, Keeper(method, settings, folder, world), progress)
-        return job.run(_source(model), _data(data), _source(reward), _data(eval_data))
+        return job.run(model_of(model), data_of(data), model_of(reward), data_of(eval_data))
 
 
 def device_of(settings: TrainSettings) -> torch.device:
@@ -101,23 +104,6 @@ def device_of(settings: TrainSettings) -> torch.device:
     if not torch.cuda.is_available():
         return torch.device("cpu")
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-
-
-def _source(value: object) -> object:
-    """A run stands for its model."""
-    return value.folder if isinstance(value, Run) else value
-
-
-def _data(value: object) -> object:
-    """A run that sampled stands for the data it made."""
-    if not (isinstance(value, Run) or (isinstance(value, str | Path) and Run.is_run(value))):
-        return value
-    run = Run.open(value)
-    if run.data_file is None:
-        raise TastemakerError(
-            f"{run.folder}: is a run that made no data; only a run of `tastemaker sample` does"
-        )
-    return str(run.data_file)
 
 
 @dataclass
@@ -140,6 +126,9 @@ class Job:
         models, scorer = self.load(model, reward)
         parents = self.parents(models)
         name = dataset.receipt.source if isinstance(dataset, Tokenised) else dataset.source
+        if self.settings.stop_at_gold_peak:
+            self.keeper.watch = self.gold_watch(models, dataset, eval_data)
+            parents += self.keeper.watch.parents
         sources = [Source(source=name, sha256=dataset.sha256, rows=len(dataset.records))]
         run, saved = self.keeper.open(parents, sources)
         if run is not None and run.status in ENDED:
@@ -156,8 +145,9 @@ class Job:
             enforce(tokenised.receipt, dump(self.settings))
             self.optimise(models, tokenised, scorer, run, saved, meter, keep=held_out_data is not None)
             held_out = self.evaluate(models, held_out_data)
+            kept = self.keeper.put_back(models)
             if run is not None:
-                self.finish(run, models, tokenised, held_out, meter)
+                self.finish(run, models, tokenised, held_out, meter, kept)
         self.keeper.world.barrier()
         return Run.open(self.keeper.folder)
 
@@ -174,7 +164,7 @@ class Job:
             raise TastemakerError(
                 f"{self.method.name} needs a reward: train one (`tastemaker reward --model ... --data ...`) "
                 "and name it with --reward, or name one that checks: maths, exact_match, format:REGEX, code, "
-                "file.py:function; from Python a reward function will do too"
+                "file.py:function, or judge:WHO; from Python a reward function will do too"
             )
         if needs_reward:
             self.reward = RunReward.read(reward, model, trust_remote_code=settings.trust_remote_code)
@@ -231,6 +221,13 @@ class Job:
     def tokenise(self, dataset: Dataset, models: RoleModels, held_out: Dataset | None = None) -> Tokenised:
         settings = self.settings
         has_reward = "reward" in models.roles and "reward" not in self.method.trains
+    def gold_watch(self, models: RoleModels, data: Dataset | Tokenised, eval_data: object) -> GoldWatch:
+        """What reads the gold while the policy trains."""
+        folder = self.keeper.folder
+        load = partial(load_judge, settings=self.settings, device=device_of(self.settings), offload=folder)
+        rewards = [] if self.reward is None else self.reward.parents(models)
+        return watch_of(self.method, self.settings, models, data, eval_data, load, folder, rewards)
+
         tokenised = tokenise(
             dataset,
             models.tokenizer,
@@ -304,8 +301,16 @@ class Job:
         with Interruption() as interruption:
             for step in steps:
                 last = step.number >= source.total or step.stop is not None
+        watch = self.keeper.watch
+        if watch is not None:
+            watch.sample_as(method, tokenised, models)
+            if watch.due(0, source.total) and start == 0:
+                watch.read(0, models, reward, world)
                 if run is not None:
                     self.record(run, step, source.total, last, models)
+                if watch is not None and (step.stop is not None or watch.due(step.number, source.total)):
+                    step.metrics |= watch.read(step.number, models, reward, world)
+                    step.stop = step.stop or watch.stop()
                 every = self.steps_between_snapshots(source.total)
                 if run is not None and every and step.number % every == 0:
                     models.save(method.trains[0], run.snapshot_dir(step.number), overwrite=True)
@@ -319,6 +324,8 @@ class Job:
 
     def steps_between_snapshots(self, total: int) -> int:
         """0: none are kept."""
+                if last:
+                    break
         every = self.settings.snapshot_steps or 0
         return max(1, round(every * total)) if 0 < every < 1 else int(every)
 
@@ -334,7 +341,7 @@ class Job:
         if every and step.number % every == 0:
             run.log_samples(step.number, self.listener.lines(models))
         self.listener.warn(step.number, step.metrics, getattr(self.method, "response_length", "their last"))
-        if last or step.number % self.settings.logging_steps == 0:
+        if last or step.number % self.settings.logging_steps == 0 or "gold/score" in step.metrics:
             run.log_metrics(step.number, step.metrics)
         if self.progress is not None:
             self.progress(step.number, total, step.metrics)
@@ -351,7 +358,13 @@ class Job:
         return held_out_metrics(self.method, models, tokenised, self.settings, self.keeper.world)
 
     def finish(
-        self, run: Run, models: RoleModels, tokenised: Tokenised, held_out: dict[str, float], meter: Meter
+        self,
+        run: Run,
+        models: RoleModels,
+        tokenised: Tokenised,
+        held_out: dict[str, float],
+        meter: Meter,
+        kept: str | None,
     ) -> None:
         trained = self.method.trains[0]
         if held_out:
@@ -372,7 +385,9 @@ class Job:
         status = "stopped" if self.keeper.notes else "finished"
         run.update(
             status=status,
-            reason="; ".join(self.keeper.notes) or None,
+            reason="; ".join([*self.keeper.notes, *([kept] if kept else ())]) or None,
             hashes={"weights": models.weights_hash(trained)},
             resources=self.keeper.spent(meter),
         )
+        if self.keeper.watch is not None:
+            self.keeper.watch.tidy()
