@@ -69,8 +69,8 @@ def train(
             `f(prompts, completions, **columns) -> list of numbers` as TRL has them; or a list of these, or of
             mappings with weights and constraints (docs/rewards.md).
         eval_data: held-out data of the same kind; its loss and metrics are recorded as `eval_*` at the end.
-        settings: how to train; or give single settings as keywords, under TRL's names too.
             With `stop_at_gold_peak` also the prompts on which the `gold` is read.
+        settings: how to train; or give single settings as keywords, under TRL's names too.
         progress: called after every step.
         **options: single settings, under our names or TRL's.
 
@@ -125,10 +125,10 @@ class Job:
         held_out_data = self.read(eval_data) if eval_data is not None and not self.method.online else None
         models, scorer = self.load(model, reward)
         parents = self.parents(models)
-        name = dataset.receipt.source if isinstance(dataset, Tokenised) else dataset.source
         if self.settings.stop_at_gold_peak:
             self.keeper.watch = self.gold_watch(models, dataset, eval_data)
             parents += self.keeper.watch.parents
+        name = dataset.receipt.source if isinstance(dataset, Tokenised) else dataset.source
         sources = [Source(source=name, sha256=dataset.sha256, rows=len(dataset.records))]
         run, saved = self.keeper.open(parents, sources)
         if run is not None and run.status in ENDED:
@@ -144,8 +144,8 @@ class Job:
                 run.write_receipt(tokenised.receipt.to_json())
             enforce(tokenised.receipt, dump(self.settings))
             self.optimise(models, tokenised, scorer, run, saved, meter, keep=held_out_data is not None)
-            held_out = self.evaluate(models, held_out_data)
             kept = self.keeper.put_back(models)
+            held_out = self.evaluate(models, held_out_data)
             if run is not None:
                 self.finish(run, models, tokenised, held_out, meter, kept)
         self.keeper.world.barrier()
@@ -218,9 +218,6 @@ class Job:
         ]
         return parents if self.reward is None else [*parents, *self.reward.parents(models)]
 
-    def tokenise(self, dataset: Dataset, models: RoleModels, held_out: Dataset | None = None) -> Tokenised:
-        settings = self.settings
-        has_reward = "reward" in models.roles and "reward" not in self.method.trains
     def gold_watch(self, models: RoleModels, data: Dataset | Tokenised, eval_data: object) -> GoldWatch:
         """What reads the gold while the policy trains."""
         folder = self.keeper.folder
@@ -228,6 +225,9 @@ class Job:
         rewards = [] if self.reward is None else self.reward.parents(models)
         return watch_of(self.method, self.settings, models, data, eval_data, load, folder, rewards)
 
+    def tokenise(self, dataset: Dataset, models: RoleModels, held_out: Dataset | None = None) -> Tokenised:
+        settings = self.settings
+        has_reward = "reward" in models.roles and "reward" not in self.method.trains
         tokenised = tokenise(
             dataset,
             models.tokenizer,
@@ -298,19 +298,19 @@ class Job:
         )
         if self.keeper.notes:  # a checkpoint of a run that its method ended: nothing is left to do
             return
-        with Interruption() as interruption:
-            for step in steps:
-                last = step.number >= source.total or step.stop is not None
         watch = self.keeper.watch
         if watch is not None:
             watch.sample_as(method, tokenised, models)
             if watch.due(0, source.total) and start == 0:
                 watch.read(0, models, reward, world)
-                if run is not None:
-                    self.record(run, step, source.total, last, models)
+        with Interruption() as interruption:
+            for step in steps:
                 if watch is not None and (step.stop is not None or watch.due(step.number, source.total)):
                     step.metrics |= watch.read(step.number, models, reward, world)
                     step.stop = step.stop or watch.stop()
+                last = step.number >= source.total or step.stop is not None
+                if run is not None:
+                    self.record(run, step, source.total, last, models)
                 every = self.steps_between_snapshots(source.total)
                 if run is not None and every and step.number % every == 0:
                     models.save(method.trains[0], run.snapshot_dir(step.number), overwrite=True)
@@ -321,11 +321,11 @@ class Job:
                     raise Interrupted(
                         f"{folder}: interrupted after step {step.number}; the same command continues"
                     )
+                if last:
+                    break
 
     def steps_between_snapshots(self, total: int) -> int:
         """0: none are kept."""
-                if last:
-                    break
         every = self.settings.snapshot_steps or 0
         return max(1, round(every * total)) if 0 < every < 1 else int(every)
 
