@@ -69,7 +69,7 @@ def test_leanings_that_were_put_in_lie_in_their_intervals() -> None:
             quality_of.append(dq)
             length.append(dl)
         found = leanings(chosen, quality_of, length)
-        lapses.append(found.lapses)
+        lapses.append(found.lapses.value)
         truths = ((found.position, position), (found.length, per_word), (found.quality, 1.0))
         missed += sum(not e.low < truth / temperature < e.high for e, truth in truths)
         assert all(e.high - e.low < 2.2 * truth / temperature for e, truth in truths), (

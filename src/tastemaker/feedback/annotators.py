@@ -106,8 +106,8 @@ class Leanings:
     """For each word more."""
     quality: Estimate
     """For each unit of quality more."""
-    lapses: float
-    """Share of choices made by a coin."""
+    lapses: Estimate
+    """Share of choices made by a coin; its interval (from the profile likelihood) ends at 0.4."""
     labels: int
 
     def in_units_of_quality(self) -> tuple[float, float]:
@@ -146,7 +146,21 @@ def leanings(
         high = max(float(at[i] + _Z * error[i]) for _, _, at, error in kept)
         return Estimate(float(best[i] / scale[i]), low / float(scale[i]), high / float(scale[i]))
 
-    return Leanings(told(0), told(2), told(1), slip, len(y))
+    spared = Estimate(slip, *_ends([(fit[0], fit[1] - likeliest - _UNLIKELY) for fit in fits]))
+    return Leanings(told(0), told(2), told(1), spared, len(y))
+
+
+def _ends(profile: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """The ends of where a profile (place, height), looked at in steps, lies below 0; straight lines between."""
+    below = [i for i, (_, height) in enumerate(profile) if height <= 0]
+
+    def crossing(inside: int, outside: int) -> float:
+        if not 0 <= outside < len(profile):
+            return profile[inside][0]
+        (x, y), (u, v) = profile[inside], profile[outside]
+        return x + (u - x) * y / (y - v)
+
+    return crossing(below[0], below[0] - 1), crossing(below[-1], below[-1] + 1)
 
 
 def _loss(fit: tuple[float, float, np.ndarray, np.ndarray]) -> float:

@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import math
-import random
 import statistics
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from tastemaker.feedback.agreeing import agreement, group_agreement, majority
 from tastemaker.feedback.annotators import Label, dawid_skene, weight_of
 from tastemaker.feedback.answers import outcome, ranking_of
 from tastemaker.feedback.assign import in_force, withdrawn
+from tastemaker.feedback.discernment import Discernment, Vote, bradley_terry_annotators
+from tastemaker.feedback.groups import groups_of
 from tastemaker.feedback.items import shown_texts
 from tastemaker.feedback.projects import settings_of
 from tastemaker.feedback.tables import Item, Judgement, Person, Project, Response, Suggestion
-from tastemaker.functional.agreement import category_counts, krippendorff_alpha, raw_agreement
 
-RESAMPLES = 200
+Reliability = Literal["dawid_skene", "bradley_terry"]
+"""The models that say how far annotators can be relied on."""
 _WATCHED_SHARE = 0.2
+_LIVE_VOTES = 4_000
+"""Newest votes that the Bradley-Terry model of a live page reads."""
 
 
 @dataclass(frozen=True)
@@ -47,11 +51,35 @@ def given_labels(session: Session, project_id: int) -> list[Given]:
     return [Given(j, name, item, outcome(j.verdict)) for j, name, item in rows]
 
 
-def quality(session: Session, project: Project) -> dict[str, Any]:
-    """Everything the quality page shows, as plain values; None where a figure cannot be had."""
+def votes_of(given: Sequence[Given]) -> list[Vote]:
+    """First labels of pairs, and of single responses as good (1) or bad (0), as the Bradley-Terry model takes
+    them. Other kinds of answer make none.
+    """
+    found: list[Vote] = []
+    for g in _firsts(given):
+        verdict, n = g.judgement.verdict, len(g.item.response_ids)
+        if "desirable" in verdict:
+            found.append(Vote(g.item.id, g.person, float(verdict["desirable"])))
+        ranking = ranking_of(verdict, n)
+        if n == 2 and ranking is not None:
+            score = 0.5 if ranking[0] == ranking[1] else float(ranking[0] < ranking[1])
+            found.append(Vote(g.item.id, g.person, score, g.judgement.shown_order[0] == 0))
+    return found
+
+
+def _firsts(given: Sequence[Given]) -> list[Given]:
+    """Labels proper: no repeats, no decisions, no test items."""
+    return [g for g in given if g.judgement.purpose == "label" and g.item.gold is None]
+
+
+def quality(session: Session, project: Project, leads: Mapping[int, float] | None = None) -> dict[str, Any]:
+    """Everything the quality page shows, as plain values; None where a figure cannot be had.
+
+    `leads`: item -> how much better a reward model finds its first response, for `discernment`.
+    """
     settings = settings_of(session, project.id)
     given = given_labels(session, project.id)
-    firsts = [g for g in given if g.judgement.purpose == "label" and g.item.gold is None]
+    firsts = _firsts(given)
     named = [(g.item.id, g.person, g.category) for g in firsts if g.category is not None]
     consensus = dawid_skene(named) if named else None
     lengths = _lengths(session, [g.item for g in firsts])
@@ -66,10 +94,16 @@ def quality(session: Session, project: Project) -> dict[str, Any]:
         told["reliability"] = accuracy
         categories = 2 if consensus is None else len(consensus.categories)
         told["weight"] = None if accuracy is None else weight_of(accuracy, categories)
+    groups = groups_of(session)
+    discerned = _discerned(votes_of(given)[-_LIVE_VOTES:], leads)
+    for name, told in people.items():
+        told["group"] = groups.get(name, "")
+        told["discernment"] = asdict(discerned[name]) if name in discerned else None
     return {
         "labels": total,
         "items": len({g.item.id for g in firsts}),
         "agreement": agreement(named),
+        "groups": group_agreement(named, groups, {g.item.id: g.item.name for g in firsts}),
         "people": sorted(people.values(), key=lambda p: -p["labels"]),
         "disputed": disputed(given),
         "judges": _judges(session, project.id, named),
@@ -77,36 +111,11 @@ def quality(session: Session, project: Project) -> dict[str, Any]:
     }
 
 
-def agreement(labels: Sequence[Label]) -> dict[str, Any]:
-    """Raw agreement and Krippendorff's alpha (nominal) with 95 % bootstrap intervals over items."""
-    units: dict[int, list[object]] = {}
-    for item, _, category in labels:
-        units.setdefault(item, []).append(category)
-    several = [ratings for ratings in units.values() if len(ratings) > 1]
-    categories = sorted({c for _, _, c in labels})
-    found: dict[str, Any] = {"items": len(several), "raters": len({who for _, who, _ in labels})}
-    for name, measure in (("raw", raw_agreement), ("alpha", krippendorff_alpha)):
-        found[name] = _with_interval(several, categories, measure)
-    return found
-
-
-def _with_interval(
-    units: Sequence[Sequence[object]], categories: Sequence[object], measure: Callable[..., float]
-) -> dict[str, float] | None:
-    if len(units) < 2:
-        return None
-    value = measure(category_counts(units, categories))
-    if value != value:
-        return None
-    counts = category_counts(units, categories)
-    rng = random.Random(0)
-    drawn = sorted(
-        v for _ in range(RESAMPLES) if (v := measure(counts[[rng.randrange(len(units)) for _ in units]])) == v
-    )
-    if not drawn:
-        return {"value": value, "low": value, "high": value}
-    low, high = drawn[int(0.025 * len(drawn))], drawn[min(len(drawn) - 1, int(0.975 * len(drawn)))]
-    return {"value": value, "low": low, "high": high}
+def _discerned(votes: Sequence[Vote], leads: Mapping[int, float] | None) -> Mapping[str, Discernment]:
+    try:
+        return bradley_terry_annotators(votes, leads).people
+    except ValueError:  # no votes, one label an item, leads that say nothing: the page shows a dash
+        return {}
 
 
 def _lengths(session: Session, items: Sequence[Item]) -> dict[int, list[int]]:
@@ -123,7 +132,7 @@ def _person(
     name: str, given: Sequence[Given], minimum: float, lengths: Mapping[int, list[int]], total: int
 ) -> dict[str, Any]:
     own = [g for g in given if g.person == name]
-    firsts = [g for g in own if g.judgement.purpose == "label" and g.item.gold is None]
+    firsts = _firsts(own)
     repeats = {g.item.id: g.category for g in own if g.judgement.purpose == "repeat"}
     again = [repeats[g.item.id] == g.category for g in firsts if g.item.id in repeats]
     gold = [
@@ -176,15 +185,14 @@ def _took_longer(given: Given, lengths: Mapping[int, list[int]]) -> bool | None:
 def _with_others(name: str, given: Sequence[Given]) -> list[bool]:
     """Whether this person said what most others said, where the others have a majority."""
     by_item: dict[int, dict[str, str]] = {}
-    for g in given:
-        if g.judgement.purpose == "label" and g.item.gold is None and g.category is not None:
+    for g in _firsts(given):
+        if g.category is not None:
             by_item.setdefault(g.item.id, {})[g.person] = g.category
     hits: list[bool] = []
     for said in by_item.values():
-        others = Counter(c for who, c in said.items() if who != name).most_common(2)
-        clear = others and (len(others) == 1 or others[0][1] > others[1][1])
-        if name in said and clear:
-            hits.append(said[name] == others[0][0])
+        best = majority(c for who, c in said.items() if who != name)
+        if name in said and best is not None:
+            hits.append(said[name] == best)
     return hits
 
 
@@ -193,8 +201,8 @@ def disputed(given: Sequence[Given]) -> list[dict[str, Any]]:
     said: dict[int, Counter[str]] = {}
     names: dict[int, str] = {}
     decided = {g.item.id for g in given if g.judgement.purpose == "adjudication"}
-    for g in given:
-        if g.judgement.purpose == "label" and g.item.gold is None and g.category is not None:
+    for g in _firsts(given):
+        if g.category is not None:
             said.setdefault(g.item.id, Counter())[g.category] += 1
             names[g.item.id] = g.item.name
     found = [
@@ -226,9 +234,9 @@ def _judges(session: Session, project_id: int, labels: Sequence[Label]) -> list[
     for (name, model), said in latest.items():
         hits: list[bool] = []
         for item, category in said.items():
-            top = people.get(item, Counter[str]()).most_common(2)
-            if top and (len(top) == 1 or top[0][1] > top[1][1]):
-                hits.append(category == top[0][0])
+            best = majority(people.get(item, {}))
+            if best is not None:
+                hits.append(category == best)
         found.append({"name": name, "model": model, "items": len(said), "with_people": _rate(hits)})
     return found
 
@@ -248,11 +256,31 @@ def _flags(session: Session, project_id: int) -> list[dict[str, Any]]:
     ]
 
 
-def weights(session: Session, project: Project) -> dict[str, float]:
-    """Annotator -> weight of their labels, by Dawid and Skene. Raises ValueError where no item has two."""
-    given = [
-        g for g in given_labels(session, project.id) if g.judgement.purpose == "label" and g.item.gold is None
-    ]
+def weights(
+    session: Session,
+    project: Project,
+    *,
+    model: Reliability = "dawid_skene",
+    leads: Mapping[int, float] | None = None,
+) -> dict[str, float]:
+    """Annotator -> weight of their labels: `weight_of` the accuracy that the model finds. With `leads` (item ->
+    how much better a reward model finds its first response) Bradley-Terry needs one label an item.
+
+    Raises ValueError where the model cannot tell: no item has labels of two people, answers that are no choice
+    of two (Bradley-Terry), leads for Dawid and Skene's model, which has no use for them.
+    """
+    given = _firsts(given_labels(session, project.id))
+    if model == "bradley_terry":
+        votes = votes_of(given)
+        if not votes:
+            raise ValueError("the Bradley-Terry model is of choices between two, and there are none")
+        return {
+            who: weight_of(d.accuracy.value) for who, d in bradley_terry_annotators(votes, leads).people.items()
+        }
+    if leads is not None:
+        raise ValueError(
+            "a reward model's scores are for the model bradley_terry; dawid_skene has no use for them"
+        )
     named = [(g.item.id, g.person, g.category) for g in given if g.category is not None]
     if len(named) == len({item for item, _, _ in named}):
         raise ValueError("no item has labels of two people, so nothing tells how far each can be relied on")
