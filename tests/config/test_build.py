@@ -84,6 +84,8 @@ def _values(name: str, kind: Any) -> st.SearchStrategy[Any]:
         "learning_rate": st.none() | st.floats(1e-12, 1, allow_nan=False),
         "chat_template": st.none() | st.text(min_size=5),
         "device": st.sampled_from(["auto", "cpu", "cuda:1"]),
+        "stop_at_gold_peak": st.just(False),  # goes with a gold alone
+        "gold": st.none(),
         "ref_model": st.none() | st.sampled_from(["runs/sft", "Qwen/Qwen3-0.6B", "123"]),
         "max_dropped": small,
         "dtype": st.sampled_from(["auto", "float32", "bfloat16"]),
