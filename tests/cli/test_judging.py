@@ -14,8 +14,8 @@ from chat_server import completion, error, serve
 from tastemaker.cli.catalogue import declared_options
 from tastemaker.config.check import field_types
 from tastemaker.data import read_records, write_records
-from tastemaker.studies.labelling import JudgeSettings
 from tastemaker.town import Town
+from tastemaker.training.judging import JudgeSettings
 from tastemaker.types import Comparison
 
 PAIRS = [{"prompt": f"question {i}", "chosen": f"a good answer {i}", "rejected": f"bad {i}"} for i in range(5)]
@@ -35,7 +35,7 @@ def longer(body: dict[str, Any]):
 
 
 def test_options_are_those_of_the_settings():
-    options = declared_options(("studies", "labelling.py"), "JudgeSettings", "judge")
+    options = declared_options(("training", "judging.py"), "JudgeSettings", "judge")
     assert [o.name for o in options] == list(field_types(JudgeSettings))
     assert all(o.text for o in options)
     for option in options:

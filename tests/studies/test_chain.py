@@ -96,11 +96,11 @@ def test_a_change_makes_anew_what_builds_on_it(shared: Path):
 
 def test_judging_that_was_killed_goes_on(shared: Path, monkeypatch):
     """A break in the middle of a maker: its answers are found again in its folder."""
-    from tastemaker.studies import labelling
+    from tastemaker.training import judging
 
     path = FOLDER / "rlaif.yaml"
     more = {"labels": {"judge": "town:vain"}}
-    answer, asked = labelling.TownJudge.answer, []
+    answer, asked = judging.TownJudge.answer, []
 
     def breaks(self, asks):
         for number, found in enumerate(answer(self, asks)):
@@ -109,7 +109,7 @@ def test_judging_that_was_killed_goes_on(shared: Path, monkeypatch):
             asked.append(asks[found[0]].tag)
             yield found
 
-    monkeypatch.setattr(labelling.TownJudge, "answer", breaks)
+    monkeypatch.setattr(judging.TownJudge, "answer", breaks)
     with pytest.raises(KeyboardInterrupt):
         small(path, shared, **more)
     before = list(asked)
@@ -120,7 +120,7 @@ def test_judging_that_was_killed_goes_on(shared: Path, monkeypatch):
             asked.append(asks[found[0]].tag)
             yield found
 
-    monkeypatch.setattr(labelling.TownJudge, "answer", counts)
+    monkeypatch.setattr(judging.TownJudge, "answer", counts)
     made = {m.step.name: m for m in small(path, shared, **more)}
     assert len(set(asked)) == len(asked)
     summary = json.loads((made["labels"].folder / "summary.json").read_text())

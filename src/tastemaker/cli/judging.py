@@ -47,11 +47,11 @@ CONSTITUTION_OWN: tuple[Option, ...] = (
 
 
 def _judge_options() -> tuple[Option, ...]:
-    return (*JUDGE_OWN, *declared_options(("studies", "labelling.py"), "JudgeSettings", "judge"))
+    return (*JUDGE_OWN, *declared_options(("training", "judging.py"), "JudgeSettings", "judge"))
 
 
 def _constitution_options() -> tuple[Option, ...]:
-    return (*CONSTITUTION_OWN, *declared_options(("studies", "labelling.py"), "JudgeSettings", "judge"))
+    return (*CONSTITUTION_OWN, *declared_options(("training", "judging.py"), "JudgeSettings", "judge"))
 
 
 def _source(request: Request) -> str | None:
@@ -63,7 +63,7 @@ def _source(request: Request) -> str | None:
 
 def _settings(request: Request, own: tuple[Option, ...]) -> Any:
     from tastemaker.config import settings_from
-    from tastemaker.studies.labelling import JudgeSettings
+    from tastemaker.training.judging import JudgeSettings
 
     names = {o.name for o in own}
     values = {k: v for k, v in request.values.items() if k not in names}
@@ -85,7 +85,8 @@ def _judge(request: Request) -> None:
     from tastemaker.data import read_records, write_records
     from tastemaker.feedback.judge import Answers, Judge
     from tastemaker.feedback.labellers import chosen_first, mix
-    from tastemaker.studies.labelling import labellers, make_judge
+    from tastemaker.studies.labelling import labellers
+    from tastemaker.training.judging import make_judge
     from tastemaker.types import Comparison, TastemakerError
 
     out = console()
@@ -161,7 +162,7 @@ def _spent(judge: Judge) -> str:
 
 def _canaries(request: Request, settings: Any) -> None:
     from tastemaker.feedback.judge import Answers, measure_canaries
-    from tastemaker.studies.labelling import make_judge
+    from tastemaker.training.judging import make_judge
 
     out = console()
     judge = make_judge(settings, answers=Answers(request.values.get("answers")))

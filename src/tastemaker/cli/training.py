@@ -204,7 +204,7 @@ MAKERS = ("MakeTown", "MakePrompts", "MakeSamples", "MakeLabels", "MakeRevisions
 
 def _maker_types() -> Types:
     """Settings of stages that make things; `object`: anything goes until the class itself is at hand."""
-    judge = declared_options(("studies", "labelling.py"), "JudgeSettings", "stage")
+    judge = declared_options(("training", "judging.py"), "JudgeSettings", "stage")
     own = [o for cls in MAKERS for o in declared_options(("studies", "making.py"), cls, "stage")]
     return {o.name: o.kind for o in (*judge, *own)}
 

@@ -10,7 +10,7 @@ from tastemaker.rewards.named import LearnedOptions, ProcessOptions, named_rewar
 from tastemaker.rewards.process import ProcessReward
 from tastemaker.rewards.results import Normalisation
 from tastemaker.rewards.sandbox import Limits
-from tastemaker.rewards.specs import PartSpec, load_function, read_rewards, source_hash
+from tastemaker.rewards.specs import JUDGE, PartSpec, load_function, read_rewards, source_hash
 from tastemaker.rewards.text import TextReward, score_with
 from tastemaker.rewards.verifiable import (
     VerifiableReward,
@@ -22,6 +22,7 @@ from tastemaker.rewards.verifiable import (
 )
 
 __all__ = [
+    "JUDGE",
     "CodeReward",
     "ComposedReward",
     "Constraint",

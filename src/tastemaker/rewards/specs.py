@@ -1,4 +1,4 @@
-"""What a user may give as the reward of a run, read into parts: names, files, models, functions, lists of them.
+"""What a user may give as the reward of a run, read into parts: names, files, models, judges, functions, lists.
 
 reward: maths
 reward:
@@ -31,7 +31,9 @@ from tastemaker.rewards.named import NAMED, TRL_NAMES
 from tastemaker.rewards.scaling import Scaling
 from tastemaker.types import TastemakerError
 
-Kind = Literal["named", "function", "model", "object"]
+Kind = Literal["named", "function", "judge", "model", "object"]
+JUDGE = "judge:"
+"""What the name of an AI judge begins with; what follows is read where judges are made."""
 
 _FILE = re.compile(r"(?P<file>.+\.py):(?P<function>[A-Za-z_]\w*)")
 _WEIGHTED = re.compile(r"(?P<model>.+):(?P<weights>[^:=,]+=[^:=,]+(?:,[^:=,]+=[^:=,]+)*)")
@@ -43,7 +45,7 @@ class PartSpec:
     """One reward as the user gave it."""
 
     reward: object
-    """A name, a file and function, a model's folder or name, a function, a `types.Reward`."""
+    """A name, a file and function, a model's folder or name, a judge, a function, a `types.Reward`."""
     name: str | None = None
     """What it is called in metrics; None: its own name."""
     weight: float = 1.0
@@ -190,6 +192,8 @@ def kind_of(reward: object) -> Kind:
     """What a reward is, as far as can be told without loading it."""
     if not isinstance(reward, str):
         return "object" if callable(reward) else "model"
+    if reward.startswith(JUDGE):
+        return "judge"
     if reward in TRL_NAMES or reward.partition(":")[0].strip().replace("-", "_") in NAMED:
         return "named"
     if Path(reward).exists():

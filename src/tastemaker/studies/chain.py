@@ -32,11 +32,11 @@ from tastemaker.methods.sample import Sample
 from tastemaker.runs import Run, RunLock, differences, plain, run_folder, sha256_file, sha256_folder
 from tastemaker.runs.files import write_atomic
 from tastemaker.runs.lines import read_object
-from tastemaker.studies.labelling import WITHOUT_EFFECT
 from tastemaker.studies.making import MAKERS, Maker
 from tastemaker.studies.pipeline import Bar, Train, run_pipeline
 from tastemaker.studies.recipe import KINDS, load_recipe, reward_texts, stage_types
 from tastemaker.training import train
+from tastemaker.training.judging import WITHOUT_EFFECT
 from tastemaker.types import TastemakerError
 
 log = logging.getLogger(__name__)

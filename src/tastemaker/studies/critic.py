@@ -33,13 +33,14 @@ from tastemaker.models import build_roles
 from tastemaker.rollout import LocalGenerator
 from tastemaker.runs import Run
 from tastemaker.runs.files import write_atomic
-from tastemaker.studies.labelling import TownJudge, TownPanel
+from tastemaker.studies.labelling import TownPanel
 from tastemaker.studies.making import MakeTown, draw
 from tastemaker.studies.start import fit_stage
 from tastemaker.studies.tasks import Event, Report, Task, run_tasks
 from tastemaker.town import Stage, Town
 from tastemaker.town.critic import SIGNATURE, Critic
 from tastemaker.training import train
+from tastemaker.training.judging import TownJudge
 from tastemaker.types import Comparison, Sampling
 
 PEOPLE = (75, 150, 300, 600, 1200)

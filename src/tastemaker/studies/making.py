@@ -24,9 +24,10 @@ from tastemaker.models import build_roles, merged, save_model, word_model
 from tastemaker.models.merge import merge_adapters
 from tastemaker.rollout import LocalGenerator
 from tastemaker.runs.files import write_atomic
-from tastemaker.studies.labelling import JudgeSettings, judge_model, labellers
+from tastemaker.studies.labelling import labellers
 from tastemaker.studies.start import fit_stage
 from tastemaker.town import Town, TownSpec
+from tastemaker.training.judging import JudgeSettings, judge_model
 from tastemaker.types import Comparison, Question, Record, Sampling, TastemakerError
 
 Report = Callable[[int, int, Mapping[str, float]], None]

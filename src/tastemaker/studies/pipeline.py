@@ -20,7 +20,7 @@ from typing import Any, cast
 
 from tastemaker.config import dump
 from tastemaker.methods.sample import Sample
-from tastemaker.rewards import source_hash
+from tastemaker.rewards import JUDGE, source_hash
 from tastemaker.runs import (
     Run,
     RunLock,
@@ -34,6 +34,7 @@ from tastemaker.runs.files import write_atomic
 from tastemaker.runs.lines import read_object
 from tastemaker.studies.recipe import Recipe, Stage, reward_texts
 from tastemaker.training import Progress, train
+from tastemaker.training.judging import WITHOUT_EFFECT as PATIENCE
 from tastemaker.training.keeping import WITHOUT_EFFECT
 from tastemaker.training.rehearsal import starting_model
 from tastemaker.training.sampling import sample
@@ -143,7 +144,23 @@ def _reward_content(reward: object, runs: Mapping[int, Run]) -> str:
     if not texts:
         return _content(str(reward))
     contents = [f"weights {runs[i].weights_hash}" if i in runs else _content(t) for i, t in enumerate(texts)]
+    reward = [
+        _verdicts(part) for part in cast("list[object]", reward if isinstance(reward, list) else [reward])
+    ]
     return json.dumps([plain({"reward": reward}), contents], sort_keys=True, default=str)
+
+
+def _verdicts(part: object) -> object:
+    """Of a judge among the parts of a reward what decides its verdicts: files by content, no time limits."""
+    if not (
+        isinstance(part, Mapping) and str(cast("Mapping[str, object]", part).get("reward")).startswith(JUDGE)
+    ):
+        return part
+    return {
+        key: _content(str(value)) if key in ("template", "principles") else value
+        for key, value in cast("Mapping[str, object]", part).items()
+        if key not in PATIENCE
+    }
 
 
 def with_reward(reward: Any, place: int, run: Run) -> Any:
@@ -158,6 +175,8 @@ def with_reward(reward: Any, place: int, run: Run) -> Any:
 
 def _content(value: str) -> str:
     """What a name stands for: a run by its weights, files by their content, a name on the hub by itself."""
+    if value.startswith(JUDGE):
+        return f"{JUDGE}{_content(value.removeprefix(JUDGE))}"
     path = Path(value)
     if Run.is_run(path):
         return f"weights {Run.open(path).weights_hash}"

@@ -31,6 +31,7 @@ from tastemaker.methods import METHODS
 from tastemaker.methods.sample import Sample
 from tastemaker.rewards import read_rewards
 from tastemaker.runs import check_name
+from tastemaker.training.judging import check_judge
 from tastemaker.types import Method, TastemakerError
 
 INPUTS: Mapping[str, Any] = {"model": str, "data": str, "eval_data": str | None, "reward": object}
@@ -200,7 +201,9 @@ def _stage(
     ]
     if needs_reward and "reward" in inputs and not any(key.startswith("reward") for key in parents):
         try:
-            read_rewards(inputs["reward"])
+            for part in read_rewards(inputs["reward"]):
+                if part.kind == "judge":
+                    check_judge(str(part.reward), part.options)
         except TastemakerError as error:
             wrong.append(str(error))
     problems += [f"stage {name}: {problem}" for problem in wrong]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -37,6 +37,7 @@ from tastemaker.rewards import (
 from tastemaker.rewards.results import Decode
 from tastemaker.runs import Parent, Run
 from tastemaker.training.distributed import World
+from tastemaker.training.judging import check_judge
 from tastemaker.types import Reward, TastemakerError
 
 log = logging.getLogger(__name__)
@@ -46,6 +47,13 @@ SEEN = 512
 
 LoadJudge = Callable[[object], RoleModels]
 """A reward model's folder or name -> models with the role `reward`, apart from those of the run."""
+Ask = Callable[[PartSpec, Decode], tuple[Reward, str]]
+"""An AI judge as the user named it -> the reward that it gives, and all that decides its verdicts."""
+
+
+def no_judges(spec: PartSpec, decode: Decode) -> tuple[Reward, str]:
+    """Refuses AI judges, where there is no run to keep what they say. Raises TastemakerError."""
+    raise TastemakerError(f"reward {spec.label}: an AI judge scores the responses of a run, and nothing here")
 
 
 @dataclass
@@ -57,6 +65,8 @@ class RunReward:
     """What plays the run's own role `reward`: the first model of the parts that reads the policy's tokens."""
     judges: dict[int, RoleModels] = field(default_factory=dict[int, RoleModels])
     """The other models, by the place of their part."""
+    verdicts: dict[int, str] = field(default_factory=dict[int, str])
+    """What decides the verdicts of AI judges, by the place of their part."""
 
     @classmethod
     def read(cls, reward: object, policy: object, *, trust_remote_code: bool = False) -> RunReward:
@@ -64,6 +74,8 @@ class RunReward:
         parts = read_rewards(reward)
         for part in parts:
             part.bound()
+            if part.kind == "judge":
+                check_judge(str(part.reward), part.options)
         models = [part for part in parts if part.kind == "model"]
         own = next((p for p in models if reads_tokens_of(p.reward, policy, trust_remote_code)), None)
         return cls(parts, None if own is None else own.reward)
@@ -74,7 +86,7 @@ class RunReward:
         places = (i for i, part in enumerate(self.parts) if part.kind == "model")
         return None if self.model is None else next(i for i in places if self.parts[i].reward is self.model)
 
-    def build(self, models: RoleModels, load: LoadJudge, world: World) -> Reward:
+    def build(self, models: RoleModels, load: LoadJudge, world: World, ask: Ask = no_judges) -> Reward:
         """The reward itself.
 
         Raises:
@@ -84,7 +96,7 @@ class RunReward:
         def decode(ids: Tensor) -> str:
             return cast(str, models.tokenizer.decode(ids.tolist(), skip_special_tokens=True))
 
-        rewards = [self._reward(i, models, decode, load) for i in range(len(self.parts))]
+        rewards = [self._reward(i, models, decode, load, ask) for i in range(len(self.parts))]
         if len(self.parts) == 1 and self.parts[0].plain:
             return rewards[0]
         parts = [
@@ -101,24 +113,30 @@ class RunReward:
 
     def parents(self, models: RoleModels) -> list[Parent]:
         """Every reward that went in: models by their weights; functions by their name and the hash of what
-        decides what they give, as far as it lies on disk.
+        decides what they give, as far as it lies on disk; judges by what decides their verdicts.
         """
         found: list[Parent] = []
-        for i, spec in enumerate(self.parts):
+        parts = [replace(s, options={}) if s.kind == "judge" else s for s in self.parts]
+        for i, spec in enumerate(parts):
             if i == self.of_role or i in self.judges:
                 source = (self.judges.get(i) or models).slot("reward").source
                 found.append(_parent(source.location or "in memory", source.weights_hash))
+            elif i in self.verdicts:
+                found.append(_parent(spec.label, _hash(self.verdicts[i])))
             elif spec.kind == "object":
                 found.append(_parent(f"function {spec.label}", ""))
             else:
                 found.append(_parent(f"function {spec.label}", _hash(spec.record() + source_hash(spec.label))))
-        if not (len(self.parts) == 1 and self.parts[0].plain and not self.parts[0].options):
-            said = [spec.record() for spec in self.parts]
+        if not (len(parts) == 1 and parts[0].plain and not parts[0].options):
+            said = [spec.record() for spec in parts]
             found.append(_parent(f"settings {'; '.join(said)}", _hash("\n".join(said)), "reward_settings"))
         return found
 
-    def _reward(self, place: int, models: RoleModels, decode: Decode, load: LoadJudge) -> Reward:
+    def _reward(self, place: int, models: RoleModels, decode: Decode, load: LoadJudge, ask: Ask) -> Reward:
         spec = self.parts[place]
+        if spec.kind == "judge":
+            judged, self.verdicts[place] = ask(spec, decode)
+            return judged
         if spec.kind == "named":
             found = named_reward(str(spec.reward), decode, spec.options, name=spec.name)
             assert found is not None

@@ -24,6 +24,7 @@ from tastemaker.training.distributed import World
 from tastemaker.training.gold_peak import GoldWatch, watch_of
 from tastemaker.training.held_out import held_out_metrics
 from tastemaker.training.interrupt import Interrupted, Interruption
+from tastemaker.training.judging import judged_reward
 from tastemaker.training.keeping import ENDED, Keeper
 from tastemaker.training.loop import Step, fit
 from tastemaker.training.optim import make_optimizer
@@ -206,7 +207,9 @@ class Job:
         if self.reward is None:
             return models, None
         load = partial(load_judge, settings=settings, device=device_of(settings), offload=self.keeper.folder)
-        return models, self.reward.build(models, load, self.keeper.world)
+        world, folder = self.keeper.world, self.keeper.folder
+        ask = partial(judged_reward, folder=folder, rank=world.rank, seed=settings.seed)
+        return models, self.reward.build(models, load, world, ask)
 
     def parents(self, models: RoleModels) -> list[Parent]:
         """Every model that went in, by the hash of its weights before training, and every reward."""
