@@ -21,6 +21,17 @@ def is_saved_folder(path: Path) -> bool:
     return (path / "dataset_dict.json").is_file() or (path / "state.json").is_file()
 
 
+def saved_splits(path: Path) -> list[str]:
+    """The splits of a folder that `datasets.save_to_disk` wrote; none where it holds a single table."""
+    told = path / "dataset_dict.json"
+    if not told.is_file():
+        return []
+    try:
+        return [str(name) for name in json.loads(told.read_text("utf-8"))["splits"]]
+    except (ValueError, KeyError, TypeError) as error:
+        raise TastemakerError(f"{told}: not what `datasets` writes: {error}") from error
+
+
 def is_hub_name(source: str) -> bool:
     """Whether `source` reads as owner/name or owner/name:configuration."""
     return _HUB_NAME.fullmatch(source) is not None

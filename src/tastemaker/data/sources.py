@@ -41,7 +41,7 @@ from tastemaker.types import Comparison, Demonstration, Judgement, Question, Rec
 log = logging.getLogger(__name__)
 
 KINDS: tuple[type, ...] = (Demonstration, Comparison, Judgement, StepLabels, Question)
-Source = str | Path | Iterable[Mapping[str, object] | Record]
+Source = str | Path | RawTable | Iterable[Mapping[str, object] | Record]
 
 
 @dataclass(frozen=True)
@@ -95,14 +95,15 @@ def read_records(
         raise TastemakerError(f"max_bad={max_bad}: should be a share between 0 and 1.")
     if limit is not None and limit < 1:
         raise TastemakerError(f"limit={limit}: should be at least 1.")
-    if not isinstance(source, str | Path) and not hasattr(source, "column_names"):
+    if isinstance(source, RawTable):
+        raw = source
+    elif not isinstance(source, str | Path) and not hasattr(source, "column_names"):
         items = list(source) if limit is None or split is not None else list(islice(source, limit))
         if items and not any(isinstance(item, Mapping) for item in items):
             return _from_objects(items, kind)
-        rows = [cast(Mapping[str, object], item) for item in items]
-        raw = RawTable(_numbered(items), "rows", rows_sha256(rows), "list", "index")
+        raw = rows_in_memory(items)
     else:
-        raw = _open(source, split, limit)
+        raw = open_rows(source, split, limit)
     if split is not None and raw.words not in ("hub", "folder saved by datasets", "datasets object"):
         raw = _only_split(raw, split, limit)
     return _read(raw, kind, max_bad)
@@ -117,7 +118,17 @@ def _numbered(items: Sequence[object]) -> tuple[RawRow, ...]:
     )
 
 
-def _open(source: Any, split: str | None, limit: int | None) -> RawTable:
+def rows_in_memory(items: Sequence[object]) -> RawTable:
+    """Rows of a list; what is no mapping is a row that breaks its format."""
+    rows = [cast(Mapping[str, object], item) for item in items]
+    return RawTable(_numbered(items), "rows", rows_sha256(rows), "list", "index")
+
+
+def open_rows(source: Any, split: str | None = None, limit: int | None = None) -> RawTable:
+    """The rows of a file, a folder, a hub name or a `datasets` object, before any format is known of them.
+
+    Raises TastemakerError where nothing can be read there.
+    """
     if not isinstance(source, str | Path):
         return read_object(source, split, limit)
     path = Path(source).expanduser()

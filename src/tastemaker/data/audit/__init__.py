@@ -1,5 +1,27 @@
-"""What is wrong with data before anything is trained on them."""
+"""What is wrong with data before anything is trained on them: of any records (`audit_texts`, which receipts
+hold), and of a preference set as a whole (`audit_preferences`).
+"""
 
+from tastemaker.data.audit.findings import LIMITS, STRICT, Finding, Held, enforce_limits, held_against
+from tastemaker.data.audit.parts import Part, other_splits, read_groups, read_part
 from tastemaker.data.audit.texts import Audit, Leakage, audit_texts
+from tastemaker.data.audit.whole import SIMILARITY, PreferenceAudit, audit_preferences
 
-__all__ = ["Audit", "Leakage", "audit_texts"]
+__all__ = [
+    "LIMITS",
+    "SIMILARITY",
+    "STRICT",
+    "Audit",
+    "Finding",
+    "Held",
+    "Leakage",
+    "Part",
+    "PreferenceAudit",
+    "audit_preferences",
+    "audit_texts",
+    "enforce_limits",
+    "held_against",
+    "other_splits",
+    "read_groups",
+    "read_part",
+]
