@@ -102,10 +102,11 @@ def _train(name: str, request: Request) -> None:
             settings=settings,
             progress=report,
         )
-    _show_run(out, run)
+    show_run(out, run)
 
 
-def _show_run(out: Console, run: Run, note: str = "") -> None:
+def show_run(out: Console, run: Run, note: str = "") -> None:
+    """A line on what came of a run, and where it lies."""
     reason = f": {run.record.reason}" if run.record.reason else ""
     out.print(
         f"{run.name}: {run.method}, {run.status}{reason}{note}", markup=False, style="bold", soft_wrap=True
@@ -113,6 +114,10 @@ def _show_run(out: Console, run: Run, note: str = "") -> None:
     made = ("model    ", run.model_dir) if run.data_file is None else ("data     ", run.data_file)
     out.print(f"  {made[0]}{made[1]}", markup=False, soft_wrap=True)
     out.print(f"  metrics  {run.metrics_file}", markup=False, soft_wrap=True)
+    if (run.folder / "gold.json").is_file():
+        from tastemaker.studies.pages.gold_peak import write_peak_page
+
+        out.print(f"  gold     {write_peak_page(run)}", markup=False, soft_wrap=True)
 
 
 def log_to(out: Console, level: str) -> None:
@@ -209,7 +214,8 @@ def _maker_types() -> Types:
     return {o.name: o.kind for o in (*judge, *own)}
 
 
-def _any_stage_types() -> Types:
+def any_stage_types() -> Types:
+    """Settings that some stage of a chain takes."""
     types = {**_maker_types(), **{o.name: o.kind for o in (*INPUTS, REWARD, *train_options())}}
     for method in (*declared_methods().values(), declared_sample()):
         types.update({o.name: o.kind for o in method.options})
@@ -233,7 +239,7 @@ def _run(request: Request) -> None:
     out = console()
     log_to(out, "info")
     for result in run_pipeline(recipe, progress=partial(progress, out)):
-        _show_run(out, result.run, " (reused: its inputs are unchanged)" * result.reused)
+        show_run(out, result.run, " (reused: its inputs are unchanged)" * result.reused)
 
 
 def _run_chain(request: Request) -> None:
@@ -247,7 +253,7 @@ def _run_chain(request: Request) -> None:
     for made in run_chain(chain, progress=partial(progress, out)):
         note = " (reused: its inputs are unchanged)" * made.reused
         if made.run is not None:
-            _show_run(out, made.run, note)
+            show_run(out, made.run, note)
         else:
             out.print(f"{made.folder.name}: {made.step.method}, made{note}", markup=False, style="bold")
             out.print(f"  {made.result}", markup=False, soft_wrap=True)
@@ -260,7 +266,7 @@ RUN = Command(
     examples=("tastemaker run recipes/rlhf.yaml --model tiny --data pairs.jsonl --sft.max-steps 50",),
     options=_recipe_options,
     act=_run,
-    any_stage=_any_stage_types,
+    any_stage=any_stage_types,
     words=1,
     notes=(
         "Settings of a stage: --STAGE.SETTING, STAGE being a stage's name in the recipe, or all. "

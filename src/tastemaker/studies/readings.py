@@ -21,6 +21,7 @@ from tastemaker.studies.judges import Beside, TownJudge
 from tastemaker.studies.start import as_questions, decoder, message_text
 from tastemaker.studies.tasks import Report
 from tastemaker.town import Town, TownSpec
+from tastemaker.training.gold_peak import kept_step
 from tastemaker.training.rewarding import learned_reward
 from tastemaker.types import Comparison, Question, Record, Reward, Sampling, TastemakerError
 
@@ -165,8 +166,11 @@ def read_curve(
     run = Run.open(inputs[arm]["run"])
     snapshots: dict[int, str | Path] = {0: reader.start["sft"], **run.snapshots()}
     last = max((cast(int, m["step"]) for m in run.metrics() if "step" in m), default=0)
-    if last not in snapshots:  # the policy that is judged is the end of its course
-        snapshots[last] = run.folder
+    end = kept_step(run)
+    end = last if end is None else end
+    if end not in snapshots:  # the policy that is judged is the end of its course, or the one that a gold chose
+        snapshots[end] = run.folder
+    snapshots = dict(sorted(snapshots.items()))
     points: list[dict[str, Any]] = []
     spent = {cast(int, m["step"]): m.get("total_flos") for m in run.metrics() if "step" in m}
     for step, policy in snapshots.items():

@@ -104,7 +104,7 @@ class GoldWatch:
         peak, last = self.peak, self.readings[-1]
         if peak is not last:
             models.load_state(checkpoint.load(self._kept, peak["step"]).tensors("weights"))
-        error = "" if peak["gold_se"] is None else f" +- {peak['gold_se']:.4g}"
+        error = "" if peak["gold_se"] is None else f" ± {peak['gold_se']:.4g}"
         return (
             f"kept the policy of {_at(peak)}: of {len(self.readings)} readings of the gold ({self.gold.name}) "
             f"on {len(peak['values'])} held-out prompts its was the highest ({peak['gold']:.4g}{error}), which "

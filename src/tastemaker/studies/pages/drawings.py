@@ -100,6 +100,30 @@ def curves(
         return picture(name, words, words, draw, height=340, narrow=280, width=width)
 
 
+def course(
+    name: str,
+    words: str,
+    points: Sequence[tuple[float, float, float]],
+    *,
+    mark: float,
+    x: str,
+    y: str,
+) -> Picture:
+    """(x, mean, half its interval) as a line with error bars; a line at `mark`."""
+
+    def draw(figure: Figure, narrow: bool) -> None:
+        axes: Axes = figure.add_subplot()
+        axes.axvline(mark, color=LIGHT["muted"], linewidth=1.4, linestyle="dashed")
+        at, mean, half = zip(*points, strict=True)
+        bars = [h if finite(h) else 0.0 for h in half]
+        axes.errorbar(at, mean, yerr=bars, color=ARMS[0], marker="o", markersize=4, linewidth=1.8, capsize=2)
+        axes.set_xlabel(x)
+        axes.set_ylabel(y)
+
+    with style():
+        return picture(name, words, words, draw, height=340, narrow=280, width=HALF)
+
+
 def heatmap(
     name: str,
     words: str,
