@@ -4,7 +4,7 @@
     label_kills.py --kills 100 --postgresql --out benchmarks/results/label-kills-postgresql.json
 
 One kill is one strike at a random moment: SIGKILL to the server, to all 16 labellers, or to both. Each round
-serves the studio from a process of its own to 16 labeller processes, strikes five times, the last time at
+serves the studio from a process of its own to 16 labeller processes, strikes ten times, the last time at
 everybody, and looks: every acknowledged label must be there once, as it was acknowledged; nobody may have
 labelled an item twice; no item may have been lent to more than its overlap at a time; the ledger must hold.
 Whoever comes back sends what it had not yet heard back about, under the same key.
@@ -36,6 +36,7 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
+from fastapi import FastAPI
 from postgres_server import PostgresServer
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session as Reading
@@ -50,7 +51,7 @@ from tastemaker.studio.app import create_app
 
 PROJECT = "campaign"
 OVERLAP = 2
-STRIKES = 5
+STRIKES = 10
 """In a round."""
 FORK = multiprocessing.get_context("fork")
 PR_SET_PDEATHSIG = 1
@@ -156,10 +157,17 @@ def more_items(where: str, least: int = 400) -> None:
 # ------------------------------------------------------------------------------------------- processes
 
 
-def serve(where: str, work: Path, port: int) -> None:
+def serve(app: FastAPI, port: int) -> None:
     """The studio, until it is killed."""
-    app = create_app(Store.open(where), root=work / "runs", data=work / "data", accounts=True)
     uvicorn.run(app, host="127.0.0.1", port=port, log_level="error", timeout_keep_alive=75)
+
+
+def studio(where: str, work: Path) -> FastAPI:
+    """The studio before anybody came: no connection is open that processes could share."""
+    store = Store.open(where)
+    app = create_app(store, root=work / "runs", data=work / "data", accounts=True)
+    store.close()
+    return app
 
 
 def labeller(port: int, token: str, work: Path, number: int, seed: int) -> None:
@@ -232,8 +240,10 @@ def one_round(where: str, work: Path, state: dict[str, Any], most: int, seed: in
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
 
+    app = studio(where, work)
+
     def server() -> multiprocessing.process.BaseProcess:
-        return started(serve, where, work, port)
+        return started(serve, app, port)
 
     def people() -> list[multiprocessing.process.BaseProcess]:
         return [

@@ -27,7 +27,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from label_kills import FORK, PROJECT, hashed, serve
+from label_kills import FORK, PROJECT, hashed, serve, studio
 
 from tastemaker.feedback.items import Written, add_item, person_named
 from tastemaker.feedback.projects import ProjectSettings, create_project
@@ -56,7 +56,7 @@ def measure(options: argparse.Namespace, work: Path) -> dict[str, object]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    server = FORK.Process(target=serve, args=(where, work, port), daemon=True)
+    server = FORK.Process(target=serve, args=(studio(where, work), port), daemon=True)
     server.start()
     while True:
         try:
