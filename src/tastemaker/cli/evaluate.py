@@ -21,7 +21,13 @@ OPTIONS = (
         "prompts", str, "none", "File of prompts that the runs answer, or town:SEED (judged by gold).", "run"
     ),
     Option("reward", str, "none", "Reward model that scores the answers.", "run"),
-    Option("judge", str, "none", "Model that compares them: a folder, or http://host/v1#model.", "run"),
+    Option(
+        "judge",
+        str,
+        "none",
+        "Who compares them: a model's folder, http://host/v1#MODEL, or town:TASTE (a critic).",
+        "run",
+    ),
     Option("data", str, "none", "File of comparisons; the run is then a reward model, read on them.", "run"),
     Option("judgements", str, "none", "File of recorded verdicts or ratings; no model is needed.", "run"),
     Option("out", str, "evaluation", "Folder for report.html, results.json and results.csv.", "run"),

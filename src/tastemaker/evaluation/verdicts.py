@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from tastemaker.errors import TastemakerError
+from tastemaker.types import Question, Record
 
 NAMES_A = ("model_a", "a", "model", "generator_2", "candidate")
 NAMES_B = ("model_b", "b", "baseline", "generator_1", "opponent")
 PROMPTS = ("prompt", "instruction", "question", "input", "question_id", "prompt_id", "index", "idx", "id")
-CATEGORIES = ("category", "dataset", "subset", "kind", "motivation_app")
+CATEGORIES = ("category", "kind", "subset", "dataset", "motivation_app")
 TEXTS_A = ("response_a", "output_2", "answer_a", "response2")
 TEXTS_B = ("response_b", "output_1", "answer_b", "response1")
 TIES = ("tie", "tie (bothbad)", "both_bad", "equal", "draw", "0.5", "both")
@@ -75,6 +76,12 @@ def lengths_of(battles: Sequence[Battle]) -> tuple[Tensor, Tensor] | None:
 def models_of(battles: Sequence[Battle]) -> list[str]:
     """Every model named, in the order of first mention."""
     return list(dict.fromkeys(name for battle in battles for name in (battle.a, battle.b)))
+
+
+def category_of(record: Record) -> str:
+    """What a prompt's columns call its kind; "" where they do not."""
+    columns = record.columns if isinstance(record, Question) else {}
+    return next((str(columns[k]) for k in CATEGORIES if columns.get(k)), "")
 
 
 def known_models(battles: Sequence[Battle], allowed: Sequence[str] | None) -> None:

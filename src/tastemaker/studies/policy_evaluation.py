@@ -18,12 +18,12 @@ from tastemaker.evaluation.answering import COLLAPSED, Answers, answer
 from tastemaker.evaluation.comparing import Comparing, compared
 from tastemaker.evaluation.refusals import DOES_NOT_KNOW, REFUSAL, rates
 from tastemaker.evaluation.town_behaviours import reworded_unsafe, town_behaviours
-from tastemaker.evaluation.verdicts import Battle
+from tastemaker.evaluation.verdicts import Battle, category_of
 from tastemaker.functional import bootstrap_interval
 from tastemaker.models import build_roles
 from tastemaker.rewards.text import score_with
 from tastemaker.rollout import LocalGenerator
-from tastemaker.studies.judging import judged_pairs
+from tastemaker.studies.judging import judge_of, judged_pairs
 from tastemaker.studies.pages import write_page
 from tastemaker.studies.pages.policies import policies_page
 from tastemaker.studies.reward_evaluation import short_name, without_seen
@@ -47,7 +47,7 @@ class PolicyEvaluation:
     """A file of prompts, or `town:SEED`."""
     reward: str | None = None
     judge: str | None = None
-    """Folder of a model, or `http(s)://.../v1#model`."""
+    """Folder of a model, `http(s)://.../v1#model`, or `town:TASTE`, a simulated critic of the town."""
     number: int = 384
     """Prompts, at most."""
     temperature: float = 1.0
@@ -70,6 +70,12 @@ def evaluate_policies(asked: PolicyEvaluation, out: str | Path) -> tuple[dict[st
     town = town_of(asked.prompts)
     if town is None and asked.reward is None and asked.judge is None:
         raise TastemakerError("nobody judges: give --reward RM, --judge MODEL, or prompts of the town.")
+    if asked.judge is not None and asked.reward is not None:
+        raise TastemakerError("two judges: give either --judge, which compares, or --reward, which scores.")
+    if asked.judge is not None and len(names) < 2:
+        raise TastemakerError(
+            "a judge compares answers of two policies: name a second run, such as their start."
+        )
     records, notes = prompts_of(asked, town)
     answers = [answers_of(name, run, records, asked) for name, run in zip(names, asked.runs, strict=True)]
     baseline = asked.comparing.baseline or names[0]
@@ -79,7 +85,10 @@ def evaluate_policies(asked: PolicyEvaluation, out: str | Path) -> tuple[dict[st
     if scores is not None:
         battles = from_scores(records, answers, scores, baseline)
     else:
-        battles = judged_pairs(str(asked.judge), records, answers, baseline, seed=asked.seed, notes=notes)
+        town_seed = town.seed if town is not None else 0
+        kept = Path(out) / "judge_answers.jsonl"
+        judge = judge_of(str(asked.judge), seed=asked.seed, town_seed=town_seed, answers=kept)
+        battles = judged_pairs(judge, records, answers, baseline, notes=notes)
     results: dict[str, Any] = {
         "title": ", ".join(names),
         "source": asked.prompts,
@@ -123,8 +132,13 @@ def town_of(prompts: str) -> Town | None:
 def prompts_of(asked: PolicyEvaluation, town: Town | None) -> tuple[list[Record], list[str]]:
     """Prompts to answer, each once; those that a run was trained on as `seen` says."""
     if town is not None:
+        plain = town.prompts(asked.number, "test", seed=7)
+        if asked.judge is not None and asked.judge.startswith(
+            TOWN
+        ):  # its critics know the town's own prompts alone
+            return once(plain), []
         more = max(3, asked.number // REWORDED_SHARE)
-        return once([*town.prompts(asked.number, "test", seed=7), *reworded_unsafe(town, more, seed=7)]), []
+        return once([*plain, *reworded_unsafe(town, more, seed=7)]), []
     records = once(read_records(asked.prompts).records)
     records = (
         as_questions(records, asked.number) if not isinstance(records[0], Question) else records[: asked.number]
@@ -209,18 +223,13 @@ def from_scores(
                     a=one.name,
                     b=baseline,
                     score=math.nan if math.isnan(gap) else 0.5 + 0.5 * ((gap > 1e-6) - (gap < -1e-6)),
-                    category=category(record),
+                    category=category_of(record),
                     length_a=float(one.characters[i]),
                     length_b=float(base.characters[i]),
                     row=f"prompt {i}",
                 )
             )
     return found
-
-
-def category(record: Record) -> str:
-    columns = record.columns if isinstance(record, Question) else {}
-    return next((str(columns[k]) for k in ("category", "kind", "subset", "dataset") if columns.get(k)), "")
 
 
 def judge_words(asked: PolicyEvaluation, town: Town | None) -> dict[str, str]:
@@ -287,7 +296,7 @@ def harm_group(record: Record) -> str:
     columns = record.columns if isinstance(record, Question) else {}
     unsafe = columns.get("harmful", None if "safe_prompt" not in columns else not columns["safe_prompt"])
     if unsafe is None:
-        return category(record) or "all"
+        return category_of(record) or "all"
     if unsafe and columns.get("jailbreak"):
         return "unsafe, reworded"
     return "unsafe" if unsafe else "safe"

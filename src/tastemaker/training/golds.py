@@ -19,14 +19,15 @@ from tastemaker.data import Dataset, Tokenised, tokenise
 from tastemaker.errors import TastemakerError
 from tastemaker.feedback.judge import Answers, Judge, JudgeModel
 from tastemaker.models import RoleModels
+from tastemaker.rewards import JUDGE
 from tastemaker.town import Town, gold_reward
 from tastemaker.training.distributed import World
-from tastemaker.training.judges import beats, judge_model
+from tastemaker.training.judging import JudgeSettings, judge_model
 from tastemaker.training.reading import read_for
 from tastemaker.training.rewarding import LoadJudge, RunReward
-from tastemaker.types import Bundles, Comparison, Question, Record, Reward
+from tastemaker.types import Bundles, Comparison, Question, Record, Reward, Text
 
-TOWN, LABELS, JUDGE = "town", "labels", "judge:"
+TOWN, LABELS = "town", "labels"
 
 
 class Gold(Protocol):
@@ -156,7 +157,9 @@ def gold_of(
         batch = held_out.batch(range(len(held_out)))
         return LabelsGold("people's preferences", batch), []
     if named.startswith((JUDGE, "http://", "https://")):
-        judge = judge_model(named.removeprefix(JUDGE))
+        judge = judge_model(
+            JudgeSettings(judge=named.removeprefix(JUDGE), seed=settings.seed, town_seed=settings.seed)
+        )
         answers = folder / "gold" / "judge_answers.jsonl"
         gold = JudgedGold(judge.name, judge, held_out.records, settings.seed, answers)
         return gold, [(f"judge {judge.name}", "")]
@@ -177,3 +180,21 @@ def tokenised(settings: TrainSettings, models: RoleModels, records: Sequence[Rec
         truncation_mode=settings.truncation_mode,
         chat_template=settings.chat_template,
     )
+
+
+def beats(judge: Judge, prompts: Sequence[Text], ours: Sequence[str], theirs: Sequence[str]) -> list[float]:
+    """For each prompt 1 where our answer beats theirs, 0 where it loses, 1/2 for a tie; NaN where no verdict
+    could be read. Equal answers tie unasked.
+
+    Raises TastemakerError where the judge cannot go on.
+    """
+    apart = [i for i, (a, b) in enumerate(zip(ours, theirs, strict=True)) if a != b]
+    asked = [
+        Comparison(prompt=prompts[i], responses=(ours[i], theirs[i]), row=f"prompt {i}", ranking=(0, 0))
+        for i in apart
+    ]
+    found = [0.5] * len(ours)
+    for i, opinion in zip(apart, judge.judge(asked) if asked else (), strict=True):
+        ranks = opinion.ranking
+        found[i] = math.nan if ranks is None else 0.5 + 0.5 * ((ranks[0] < ranks[1]) - (ranks[0] > ranks[1]))
+    return found
