@@ -129,7 +129,8 @@ def _instrument(opinions: list[Opinion], records: Any) -> Table:
     rows = [
         (
             "answers",
-            f"{found.answers} on {found.pairs} pairs; {found.unparsed} unparsed, {found.refused} refused",
+            f"{found.answers} on {found.records} {'pairs' if found.pairs == found.records else 'records'}; "
+            f"{found.unparsed} unparsed, {found.refused} refused",
         ),
         ("ties", str(found.ties)),
         ("agrees with itself under swap", _share(found.swap)),
@@ -157,7 +158,8 @@ def _spent(judge: Judge) -> str:
     s = judge.spent
     cost = f", cost {s.cost:.4g}" if s.cost else ""
     tokens = f", {s.tokens_in:,} tokens read and {s.tokens_out:,} written" if s.tokens_in else ""
-    return f"{judge.name}: asked {s.asked}, {s.reused} known before, {s.seconds:.1f} s{tokens}{cost}"
+    unread = f", {s.unparsed} unparsed" if s.unparsed else ""
+    return f"{judge.name}: asked {s.asked}, {s.reused} known before{unread}, {s.seconds:.1f} s{tokens}{cost}"
 
 
 def _canaries(request: Request, settings: Any) -> None:

@@ -1,5 +1,5 @@
-"""Chains on the town: RLHF with DPO on top, adapters and their merges, online after DPO, rounds with a judge,
-ablations.
+"""Chains on the town: RLHF with DPO on top, adapters and their merges, online after DPO, a judge in rounds and
+online, ablations.
 
 Every recipe in `recipes/chains` that the study knows is run for every seed in one folder, so that stages they
 share are run once. All policies are read by the gold reward on the same test prompts: over all of them, and by
@@ -58,6 +58,7 @@ POLICIES = (
     Policy("round_1", "iterated", "sft", "a judge's labels on 512 prompts, DPO"),
     Policy("round_2", "iterated", "round_1", "the same again on its own answers"),
     Policy("round_3", "iterated", "round_2", "and again"),
+    Policy("online_judge", "online_judge", "sft", "the same judge at every step, online DPO"),
     Policy("sft_only", "ablations", "sft", "SFT on the chosen answers, no preferences"),
     Policy("dpo_only", "ablations", "sft", "DPO from the base model, no SFT"),
 )

@@ -283,7 +283,7 @@ def _said(response: httpx2.Response) -> str:
     try:
         body: Any = response.json()
         error = body.get("error", body) if isinstance(body, dict) else body
-        text = str(error.get("message", error) if isinstance(error, dict) else error)
+        text = str(error.get("message") or error.get("detail") or error if isinstance(error, dict) else error)
     except ValueError:
         pass
     text = " ".join(text.split())

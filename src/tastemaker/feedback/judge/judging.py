@@ -38,6 +38,8 @@ class Spent:
     asked: int = 0
     reused: int = 0
     refused: int = 0
+    unparsed: int = 0
+    """Answers, known ones too, in which no verdict could be read."""
     tokens_in: int = 0
     tokens_out: int = 0
     cost: float = 0.0
@@ -107,6 +109,7 @@ class Judge:
         opinions: list[Opinion] = []
         for record, (principle, asks) in zip(records, plans, strict=True):
             shown = [read_answer(self.template, ask, order, next(found)) for order, ask in asks]
+            self.spent.unparsed += sum(s.ranks is None and not s.kept.reply.refused for s in shown)
             opinions.append(combine(self.template, record, shown, principle, mean=self._mean))
         return opinions
 

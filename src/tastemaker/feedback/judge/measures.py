@@ -37,15 +37,17 @@ class Share:
 
 @dataclass(frozen=True, slots=True)
 class Instrument:
-    """What a judge is like, over pairs."""
+    """What a judge is like: verdicts over all records, the rest over pairs."""
 
+    records: int
     pairs: int
+    """Of the records those with two responses."""
     answers: int
     unparsed: int
     """Answers in which no verdict could be read, those that were refused aside."""
     refused: int
     ties: int
-    """Pairs, of those with a verdict."""
+    """Records on which no response was better than another, of those with a verdict."""
     swap: Share
     """Pairs shown in both orders of which the same response won, or a tie came, both times."""
     first: Share
@@ -55,23 +57,25 @@ class Instrument:
 
 
 def instrument(opinions: Sequence[Opinion]) -> Instrument:
-    """The figures of pairs (records with two responses)."""
+    """The figures of what a judge thinks of some records."""
     pairs = [o for o in opinions if len(o.record.responses) == 2]
     shown = [s for o in pairs for s in o.shown if len(s.order) == 2]
     decided = [s for s in shown if s.ranks is not None and s.ranks[0] != s.ranks[1]]
-    answers = [s for o in pairs for s in o.shown]
+    answers = [s for o in opinions for s in o.shown]
     both = [(winner(s.order, s.ranks), winner(t.order, t.ranks)) for o in pairs for s, t in _swapped(o)]
     longer: list[bool] = []
     for opinion in pairs:
         a, b = (len(spoken(r)) for r in opinion.record.responses)
         if opinion.ranking is not None and a != b and opinion.ranking[0] != opinion.ranking[1]:
             longer.append((a > b) == (opinion.ranking[0] < opinion.ranking[1]))
+    unread = [s for s in answers if s.ranks is None]
     return Instrument(
+        records=len(opinions),
         pairs=len(pairs),
         answers=len(answers),
-        unparsed=sum(s.ranks is None and not s.kept.reply.refused for s in answers),
+        unparsed=sum(not s.kept.reply.refused for s in unread),
         refused=sum(bool(s.kept.reply.refused) for s in answers),
-        ties=sum(o.ranking == (0, 0) for o in pairs),
+        ties=sum(o.ranking is not None and len(set(o.ranking)) == 1 for o in opinions),
         swap=agreement_under_swap([a for a, _ in both], [b for _, b in both]),
         first=Share(sum(s.ranks == (0, 1) for s in decided), len(decided)),
         longer=Share(sum(longer), len(longer)),
