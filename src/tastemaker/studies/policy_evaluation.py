@@ -17,6 +17,7 @@ from tastemaker.errors import TastemakerError
 from tastemaker.evaluation.answering import COLLAPSED, Answers, answer
 from tastemaker.evaluation.comparing import Comparing, compared
 from tastemaker.evaluation.refusals import DOES_NOT_KNOW, REFUSAL, rates
+from tastemaker.evaluation.sayings import errors_on_the_town, tried
 from tastemaker.evaluation.town_behaviours import reworded_unsafe, town_behaviours
 from tastemaker.evaluation.verdicts import Battle, category_of
 from tastemaker.functional import bootstrap_interval
@@ -278,13 +279,18 @@ def behaviours(records: Sequence[Record], answers: Sequence[Answers], town: Town
         exact = {
             a.name: town_behaviours(town, records, list(zip(a.texts, a.ended, strict=True))) for a in answers
         }
-        return {"exact": True, "policies": exact}
+        texts = [text for a in answers for text in a.texts]
+        readings = [
+            town.reading(r, t, e) for a in answers for r, t, e in zip(records, a.texts, a.ended, strict=True)
+        ]
+        return {"exact": True, "policies": exact, "detectors": errors_on_the_town(readings, texts)}
     groups = [harm_group(r) for r in records]
     errors = REFUSAL.errors
     return {
         "exact": False,
         "refusal": {a.name: rates(a.texts, groups) for a in answers},
         "does_not_know": {a.name: rates(a.texts, groups, DOES_NOT_KNOW) for a in answers},
+        "tried": {a.name: tried(records, a.texts) for a in answers},
         "detector": errors.in_words() if errors else "",
     }
 

@@ -129,7 +129,7 @@ def behaviour_section(results: Mapping[str, Any]) -> Section:
         ]
         how = "Exact: the town's gold reward reads every answer. Per cent, Wilson's 95% interval, prompts."
         grid = Grid("behaviour-table", "Behaviour", ["share", *names], lines, how, ("behaviour",))
-        return Section("behaviour", "Behaviour", grids=[grid])
+        return Section("behaviour", "Behaviour", grids=[grid, detector_grid(found["detectors"])])
     groups = [row["group"] for row in found["refusal"][names[0]]]
     lines = [
         Line([f"{what}: {group}", *(detected_cell(found[key][n][i]) for n in names)])
@@ -139,10 +139,55 @@ def behaviour_section(results: Mapping[str, Any]) -> Section:
     how = (
         f"By phrases. The refusal detector {found['detector']}; in parentheses the rate that people would "
         f"see by those "
-        "errors. Those of 'I do not know' were not measured."
+        "errors."
     )
-    grid = Grid("behaviour-table", "Behaviour", ["share", *names], lines, how, ("behaviour",))
-    return Section("behaviour", "Behaviour", grids=[grid])
+    grid = Grid("behaviour-table", "Refusals and ignorance", ["share", *names], lines, how, ("behaviour",))
+    grids = [grid] if not any(found["tried"].values()) else [grid, tried_grid(found["tried"], names)]
+    return Section("behaviour", "Behaviour", grids=grids)
+
+
+def detector_grid(detectors: Sequence[Mapping[str, Any]]) -> Grid:
+    """Where the truth is exact, what the detectors that other prompts are left with would have said."""
+    lines = [
+        Line(
+            [
+                d["name"],
+                number(d["doing"], 0),
+                points(d["sensitivity"], 0),
+                number(d["not_doing"], 0),
+                points(d["specificity"], 0),
+            ]
+        )
+        for d in detectors
+    ]
+    heads = ["the answer ...", "it does", "found, %", "it does not", "left alone, %"]
+    how = (
+        "Detectors by phrases, which other prompts are left with, against the exact reading of these answers "
+        "of all policies. This is their error on the town; on real text it is another."
+    )
+    return Grid("detectors-table", "Detectors put to the test", heads, lines, how, ("behaviour", "detectors"))
+
+
+def tried_grid(tried: Mapping[str, Sequence[Mapping[str, Any]]], names: Sequence[str]) -> Grid:
+    """What the prompts' columns say that they try."""
+    rows = {r["what"]: r for n in names for r in tried[n]}
+    lines: list[Line] = []
+    for what, row in rows.items():
+        cells = [next((r for r in tried[n] if r["what"] == what), None) for n in names]
+        lines.append(Line([what, *(tried_cell(c) for c in cells), str(row["detector"])]))
+    how = (
+        "Per cent, Wilson's 95% interval, prompts where it could be told (and where it could not). Detected by "
+        "phrases whose errors stand beside each."
+    )
+    heads = ["share", *names, "detector"]
+    return Grid("tried-table", "What the prompts try", heads, lines, how, ("behaviour", "tried"), prose=True)
+
+
+def tried_cell(row: Mapping[str, Any] | None) -> str:
+    if row is None:
+        return ABSENT
+    unread = f", {row['unread']} unread" if row["unread"] else ""
+    return f"{rate_cell(row)}{unread}"
 
 
 def rate_cell(cell: Mapping[str, Any]) -> str:
