@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from functools import cache
 
 from tastemaker.cli.anatomy import ANATOMY
+from tastemaker.cli.audit import AUDIT
 from tastemaker.cli.catalogue import declared_methods
 from tastemaker.cli.claims import CLAIMS_COMMAND
 from tastemaker.cli.command import Command
@@ -14,6 +15,7 @@ from tastemaker.cli.judging import CONSTITUTION, JUDGE, STUDY
 from tastemaker.cli.looking import EXPORT, METHODS_LIST, RUNS
 from tastemaker.cli.plan import PLAN
 from tastemaker.cli.receipt import RECEIPT
+from tastemaker.cli.rounds import ROUNDS
 from tastemaker.cli.sampling import SAMPLE
 from tastemaker.cli.studio import LABELS_COMMAND, STUDIO, WITHDRAW
 from tastemaker.cli.training import COMPARE, RUN, method_command
@@ -30,7 +32,9 @@ def commands() -> Mapping[str, Command]:
             *methods,
             SAMPLE,
             RUN,
+            ROUNDS,
             RECEIPT,
+            AUDIT,
             PLAN,
             EVALUATE,
             ANATOMY,

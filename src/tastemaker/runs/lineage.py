@@ -142,13 +142,20 @@ def contents_behind(source: Source) -> set[str]:
     return found
 
 
-def render_tree(node: Node) -> str:
-    """The tree as text, a line for each run, model and data source."""
-    return "\n".join(_lines(node, "", ""))
+def render_tree(node: Node, *, once: bool = False) -> str:
+    """The tree as text, a line for each run, model and data source. `once`: what stands there already is named
+    again, and not what went into it.
+    """
+    return "\n".join(_lines(node, "", "", set() if once else None))
 
 
-def _lines(node: Node, first: str, rest: str) -> Iterator[str]:
-    yield first + _title(node)
+def _lines(node: Node, first: str, rest: str, known: set[tuple[str, str]] | None) -> Iterator[str]:
+    again = known is not None and (node.path, node.weights_hash) in known and bool(node.data or node.parents)
+    yield first + _title(node) + " (as above)" * again
+    if again:
+        return
+    if known is not None:
+        known.add((node.path, node.weights_hash))
     data = node.data
     count = len(data) + len(node.parents)
     for i, source in enumerate(data):
@@ -156,7 +163,8 @@ def _lines(node: Node, first: str, rest: str) -> Iterator[str]:
         yield f"{rest}{branch}data: {source.source} ({source.rows:,} rows, {source.sha256[:8]})"
     for i, parent in enumerate(node.parents, len(data)):
         last = i + 1 == count
-        yield from _lines(parent, rest + ("└─ " if last else "├─ "), rest + ("   " if last else "│  "))
+        below = rest + ("   " if last else "│  ")
+        yield from _lines(parent, rest + ("└─ " if last else "├─ "), below, known)
 
 
 def _title(node: Node) -> str:

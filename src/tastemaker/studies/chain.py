@@ -20,6 +20,7 @@ from __future__ import annotations
 import itertools
 import json
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -29,7 +30,17 @@ from typing import Any, cast
 from tastemaker.config import canonical, dump, load_config, nearest, settings_from
 from tastemaker.config.check import complain, field_types
 from tastemaker.methods.sample import Sample
-from tastemaker.runs import Run, RunLock, differences, plain, run_folder, sha256_file, sha256_folder
+from tastemaker.runs import (
+    MADE_FILE,
+    Meter,
+    Run,
+    RunLock,
+    differences,
+    plain,
+    run_folder,
+    sha256_file,
+    sha256_folder,
+)
 from tastemaker.runs.files import write_atomic
 from tastemaker.runs.lines import read_object
 from tastemaker.studies.making import MAKERS, Maker
@@ -42,7 +53,7 @@ from tastemaker.types import TastemakerError
 log = logging.getLogger(__name__)
 
 LEDGER = "makers.json"
-DONE = "made.json"
+DONE = MADE_FILE
 LINKS = ("model", "data", "eval_data", "reward", "ref_model", "gold", "adapters")
 """What may name an earlier stage."""
 DATA = ("data", "eval_data")
@@ -98,20 +109,26 @@ def is_chain(path: str | Path) -> bool:
 
 
 def load_chain(
-    path: str | Path,
+    source: str | Path | Mapping[str, object],
     shared: Mapping[str, object] | None = None,
     by_stage: Mapping[str, Mapping[str, object]] | None = None,
+    *,
+    origin: str = "recipe",
 ) -> Chain:
     """Reads a chain and checks all of it, links included; arguments as in `load_recipe`.
 
     Raises:
         TastemakerError: everything that is wrong, each with its stage.
     """
-    config = load_config(path)
-    top = {**config.values, **(shared or {})}
+    if isinstance(source, Mapping):
+        content, folder = source, "recipe"
+    else:
+        config = load_config(source)
+        origin, content, folder = str(config.path), config.values, config.path.stem
+    top: dict[str, Any] = {**content, **(shared or {})}
     overrides = dict(by_stage or {})
     for_all = overrides.pop("all", {})
-    out = Path(str(top.pop("out", f"runs/{config.path.stem}")))
+    out = Path(str(top.pop("out", f"runs/{folder}")))
     entries: list[object] = list(top.pop("stages", ()))
     problems: list[str] = []
     steps: list[Step] = []
@@ -130,7 +147,7 @@ def load_chain(
         layers = (_taken(method, top), own, _taken(method, for_all), overrides.pop(name, {}))
         values = {key.replace("-", "_"): value for layer in layers for key, value in layer.items()}
         step = Step(name, method, values)
-        problems += _problems(step, steps, str(config.path))
+        problems += _problems(step, steps, origin)
         steps.append(step)
     for name in overrides:
         close = nearest(name, [step.name for step in steps])
@@ -139,17 +156,27 @@ def load_chain(
         known = {key for step in steps for key in _taken(step.method, layer)}
         problems += [f"{key}: no stage has such a setting" for key in layer if key not in known and steps]
     problems += [] if entries else ["stages: should be a list of stages, each with a method"]
-    complain(str(config.path), problems)
-    return Chain(out, tuple(steps), str(config.path))
+    complain(origin, problems)
+    return Chain(out, tuple(steps), origin)
 
 
-def run_chain(chain: Chain, *, progress: Bar | None = None, train: Train = train) -> list[Made]:
-    """Runs what is not done yet and returns what came of every stage, in order.
+def run_chain(
+    chain: Chain,
+    *,
+    progress: Bar | None = None,
+    train: Train = train,
+    before: Mapping[str, Made] | None = None,
+) -> list[Made]:
+    """Runs what is not done yet and returns what came of every stage, in order. `before`: what is known to be
+    done, by name.
 
     Raises `TastemakerError` as training and makers do; stages that are finished by then stay finished.
     """
     done: dict[str, Made] = {}
     for step in chain.steps:
+        if before is not None and step.name in before:
+            done[step.name] = before[step.name]
+            continue
         run_one = _make if step.method in MAKERS else _train
         done[step.name] = run_one(chain, step, done, progress, train)
     return list(done.values())
@@ -185,11 +212,23 @@ def _make(chain: Chain, step: Step, done: Mapping[str, Made], progress: Bar | No
             return Made(step, folder, None, reused=True)
         folder.mkdir(parents=True, exist_ok=True)
         log.info("%s: making %s in %s", step.name, ", ".join(maker.gives), folder)
+        meter = Meter()
         with nullcontext() if progress is None else progress(step.name) as report:
             maker.make(folder, inputs, report or _silent)
-        made = {what: _contents(str(folder / what)) for what in maker.gives}
+        made = {
+            "method": step.method,
+            "gives": {what: _contents(str(folder / what)) for what in maker.gives},
+            "made_from": {key: _behind(value, folder) for key, value in inputs.items()},
+            "resources": meter.read().model_dump(),
+        }
         write_atomic(folder / DONE, json.dumps(made, indent=1).encode() + b"\n")
     return Made(step, folder, None, reused=False)
+
+
+def _behind(value: Any, folder: Path) -> list[list[str]]:
+    """[[path from the folder, content], ...] of an input, as `tastemaker.runs.lineage` reads it."""
+    places = [str(v) for v in cast("Sequence[object]", value if isinstance(value, list | tuple) else [value])]
+    return [[os.path.relpath(p, folder) if Path(p).exists() else p, _contents(p)] for p in places]
 
 
 def _folder(out: Path, stage: str, fingerprint: Mapping[str, Any]) -> Path:
@@ -284,7 +323,7 @@ def _resolved(step: Step, done: Mapping[str, Made]) -> dict[str, Any]:
     """The stage's values with places for the names of earlier stages."""
     values = dict(step.values)
     for key in LINKS:
-        if key == "adapters" and values.get(key):
+        if values.get(key) and (key == "adapters" or (key in DATA and isinstance(values[key], list))):
             values[key] = [_place(str(v), done) for v in _listed(values[key], key)]
         elif key == "reward" and values.get(key):
             values[key] = _reward(values[key], done)

@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol, cast
 
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
 
@@ -23,8 +23,10 @@ from tastemaker.feedback.labellers import chosen_first, mix
 from tastemaker.models import build_roles, merged, save_model, word_model
 from tastemaker.models.merge import merge_adapters
 from tastemaker.rollout import LocalGenerator
-from tastemaker.runs.files import write_atomic
+from tastemaker.runs.files import append, write_atomic
+from tastemaker.runs.lines import read_lines, to_line
 from tastemaker.studies.labelling import labellers
+from tastemaker.studies.rounds_stages import MakeJoin, MakePart, MakePeople
 from tastemaker.studies.start import fit_stage
 from tastemaker.town import Town, TownSpec
 from tastemaker.training.judging import JudgeSettings, judge_model
@@ -152,12 +154,14 @@ class MakeSamples:
     """Keep responses that were cut at that length; else only those that came to their own end."""
     limit: PositiveInt | None = None
     """Prompts taken; none: all."""
+    most: PositiveInt | None = None
+    """Prompts kept with their responses, at most; none: all."""
 
     def __post_init__(self) -> None:
         _check(self)
 
     def make(self, folder: Path, inputs: Mapping[str, Any], report: Report) -> None:
-        """Raises TastemakerError where nothing is left."""
+        """Raises TastemakerError where nothing is left. What was drawn before a break is not drawn again."""
         drawn = draw(
             inputs["model"],
             inputs["data"],
@@ -166,12 +170,14 @@ class MakeSamples:
             keep_cut=self.keep_cut,
             limit=self.limit,
             report=report,
+            kept=folder / "drawn.jsonl",
+            enough=lambda drawn: self.most is not None and sum(map(self._whole, drawn)) >= self.most,
         )
         groups = [
             Comparison(prompt=q.prompt, responses=tuple(texts), ranking=(0,) * len(texts), row=str(i))
             for i, (q, texts) in enumerate(drawn)
-            if len(texts) == self.n and len(set(texts)) == len(texts)
-        ]
+            if self._whole((q, texts))
+        ][: self.most]
         if not groups:
             raise TastemakerError(
                 f"respond: none of {len(drawn)} prompts got {self.n} different whole responses; train the "
@@ -179,6 +185,14 @@ class MakeSamples:
                 "raise response_length, or let cut ones be kept with keep_cut"
             )
         write_records(folder / "responses.jsonl", groups)
+
+    def _whole(self, drawn: Drawn) -> bool:
+        """Whether a prompt got all its responses, no two of them alike."""
+        return len(drawn[1]) == self.n == len(set(drawn[1]))
+
+
+Drawn = tuple[Record, list[str]]
+"""A prompt and what a policy wrote."""
 
 
 def draw(
@@ -190,9 +204,12 @@ def draw(
     keep_cut: bool = False,
     limit: int | None = None,
     report: Report | None = None,
-) -> list[tuple[Record, list[str]]]:
+    kept: Path | None = None,
+    enough: Callable[[Sequence[Drawn]], bool] = lambda drawn: False,
+) -> list[Drawn]:
     """Responses of a policy as texts that files can hold: empty ones, cut ones unless `keep_cut`, and those
-    with marks of the chat form are left out.
+    with marks of the chat form are left out. `kept` is a file that remembers them over a break; `enough` ends
+    the work early.
     """
     questions = read_records(data, Question, limit=limit)
     models = build_roles(("policy",), (), policy=getattr(model, "folder", model))
@@ -200,8 +217,10 @@ def draw(
     special = set(tokenizer.all_special_tokens)
     tokens = tokenise(questions, tokenizer)
     generator = LocalGenerator(models, tokenizer)
-    drawn: list[tuple[Record, list[str]]] = []
-    for start in range(0, len(tokens), CHUNK):
+    drawn = _drawn_before(kept, tokens.records) if kept is not None else []
+    for start in range(len(drawn), len(tokens), CHUNK):
+        if enough(drawn):
+            break
         chosen = range(start, min(start + CHUNK, len(tokens)))
         sampled = generator.generate(tokens.batch(chosen), sampling, seed=seed)
         for record, tree in zip([tokens.records[i] for i in chosen], sampled.trees, strict=True):
@@ -211,9 +230,22 @@ def draw(
                 if text.strip() and (ended or keep_cut) and not any(mark in text for mark in special):
                     texts.append(text)
             drawn.append((record, texts))
+        if kept is not None:
+            append(kept, b"".join(to_line({"texts": texts}) for _, texts in drawn[start:]))
         if report is not None:
             report(len(drawn), len(tokens), {})
     return drawn
+
+
+def _drawn_before(kept: Path, records: Sequence[Record]) -> list[Drawn]:
+    """What a break left, in whole chunks; the file is cut to them."""
+    lines = read_lines(kept)
+    if len(lines) < len(records):
+        lines = lines[: len(lines) // CHUNK * CHUNK]
+    if kept.exists():
+        write_atomic(kept, b"".join(to_line(line) for line in lines))
+    texts = [cast("list[str]", line["texts"]) for line in lines]
+    return list(zip(records, texts, strict=False))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -350,7 +382,11 @@ class MakeMerge:
 
 
 MAKERS: Mapping[str, type[Any]] = {
-    maker.name: maker for maker in (MakeTown, MakePrompts, MakeSamples, MakeLabels, MakeRevisions, MakeMerge)
+    maker.name: maker
+    for maker in (
+        *(MakeTown, MakePrompts, MakePart, MakeSamples, MakeLabels),
+        *(MakePeople, MakeJoin, MakeRevisions, MakeMerge),
+    )
 }
 
 

@@ -45,9 +45,7 @@ class MakePart:
 
     def make(self, folder: Path, inputs: Mapping[str, Any], report: Report) -> None:
         """Raises TastemakerError where there are not so many different prompts."""
-        found: dict[str, Record] = {}
-        for record in read_records(inputs["data"], Question).records:
-            found.setdefault(prompt_key(record), record)
+        found = different_prompts(inputs["data"])
         wanted = self.skip + (self.limit or 1)
         if len(found) < wanted:
             raise TastemakerError(
@@ -55,7 +53,15 @@ class MakePart:
                 "Bring more, take fewer a round, or ask the same in every round (same_prompts: true)"
             )
         end = None if self.limit is None else wanted
-        write_records(folder / self.gives[0], list(found.values())[self.skip : end])
+        write_records(folder / self.gives[0], found[self.skip : end])
+
+
+def different_prompts(data: str) -> list[Record]:
+    """The first record of every prompt. Raises TastemakerError as `read_records` does."""
+    found: dict[str, Record] = {}
+    for record in read_records(data, Question).records:
+        found.setdefault(prompt_key(record), record)
+    return list(found.values())
 
 
 @dataclass(frozen=True, kw_only=True)
