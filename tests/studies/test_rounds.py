@@ -281,7 +281,7 @@ def asked(start: Path, tmp_path: Path, rounds: int = 2, **more: Any) -> Rounds:
     dpo = {"method": "dpo", "beta": 0.3}
     out = tmp_path / "out"
     return small(
-        start, out, "dpo", rounds=rounds, prompts_per_round=8, round=[{"method": "respond"}, people, dpo]
+        start, out, "dpo", rounds=rounds, prompts_per_round=12, round=[{"method": "respond"}, people, dpo]
     )
 
 
@@ -353,10 +353,10 @@ def test_waiting_for_people(start: Path, tmp_path: Path, monkeypatch: pytest.Mon
             label(tmp_path / "labels.db", most=1)
 
     monkeypatch.setattr(rounds_run.time, "sleep", sleep)
-    run_rounds(asked(start, tmp_path, rounds=1, overlap=1, wanted=3), wait=1)
-    assert len(seen) == 3
+    run_rounds(asked(start, tmp_path, rounds=1, overlap=1, wanted=2), wait=1)
+    assert len(seen) == 2
     exported = (tmp_path / "out" / "people_1" / "pairs.jsonl").read_text().splitlines()
-    assert len(exported) == 3
+    assert len(exported) == 2
 
 
 def test_no_label_comes(start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
