@@ -8,7 +8,9 @@ from typing import Any
 from fastapi import HTTPException
 from fastapi.responses import FileResponse
 
-from tastemaker.feedback.tables import Judgement, Person
+from tastemaker.feedback.answers import ranking_of
+from tastemaker.feedback.items import contents_of
+from tastemaker.feedback.tables import Item, Judgement, Person, Project, Response
 from tastemaker.feedback.tracing import exports_holding, labels_in, runs_trained_on
 from tastemaker.runs import Node, Run, lineage
 from tastemaker.studio.accounts import Access
@@ -126,12 +128,16 @@ def _tree(studio: Studio, node: Node) -> dict[str, Any]:
 
 @routes("GET", "/api/labels/{judgement_id}", Access.REVIEWER)
 def label(shop: Shop, judgement_id: int) -> dict[str, Any]:
-    """One label, and every run that it shaped."""
+    """One label with what it was given on, and every run that it shaped."""
     with shop.store.reading() as session:
         found = session.get(Judgement, judgement_id)
         if found is None:
             raise HTTPException(404, "There is no such label.")
         person = session.get_one(Person, found.person_id)
+        item = session.get_one(Item, found.item_id)
+        project = session.get_one(Project, found.project_id)
+        prompt, contents = contents_of(session, item)
+        origins = [session.get_one(Response, i).origin for i in item.response_ids]
         exports = exports_holding(session, [judgement_id])
     hashes = {e.sha256 for e in exports}
     return {
@@ -139,7 +145,13 @@ def label(shop: Shop, judgement_id: int) -> dict[str, Any]:
         "by": person.name,
         "at": found.at,
         "status": found.status,
+        "project": project.name,
+        "prompt": prompt,
+        "responses": contents,
+        "origins": origins,
+        "ranking": ranking_of(found.verdict, len(contents)),
         "answer": found.verdict,
+        "seconds": found.seconds,
         "exports": [{"path": e.path.rpartition("/")[2], "at": e.at, "sha256": e.sha256[:12]} for e in exports],
         "runs": [_line(shop, run) for run in runs_trained_on(runs_below(shop), hashes)],
     }

@@ -171,6 +171,7 @@ def _keep(request: Request, response: Response, token: str) -> None:
         max_age=SESSION_HOURS * 3600,
         httponly=True,
         samesite="lax",
-        secure=request.url.scheme == "https",
+        # A proxy that speaks https for the studio is seen in what the browser calls the page's origin.
+        secure="https" in (request.url.scheme, request.headers.get("origin", "").partition(":")[0]),
         path="/",
     )

@@ -23,6 +23,7 @@ export function chart(name, points) {
     svg("line", { class: "axis-line", x1: 4, x2: W - 4, y1: H - 16, y2: H - 16 }),
     svg("polyline", { class: "line", points: points.map((p) => `${x(p[0]).toFixed(1)},${y(p[1]).toFixed(1)}`).join(" ") }),
     svg("text", { x: 4, y: 10 }, number(y1)),
+    svg("text", { x: 4, y: H - 20 }, y0 === y1 ? "" : number(y0)),
     svg("text", { x: 4, y: H - 4 }, `${x0}`),
     svg("text", { x: W - 4, y: H - 4, "text-anchor": "end" }, `step ${x1}`));
   return el("figure", { class: "chart" }, el("figcaption", {}, el("span", {}, name), el("b", {}, number(last[1]))), drawing);

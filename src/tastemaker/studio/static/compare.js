@@ -11,8 +11,9 @@ let started = 0;
 
 async function offer() {
   const { models } = await get("/api/training");
+  const named = new URLSearchParams(location.search).getAll("model");
   const boxes = models.filter((m) => m !== "tiny").map((name) =>
-    el("label", { class: "choice" }, el("input", { type: "checkbox", name: "model", value: name }), name));
+    el("label", { class: "choice" }, el("input", { type: "checkbox", name: "model", value: name, checked: named.includes(name) }), name));
   fill(at("models"), boxes.length ? boxes : el("p", { class: "note" }, "No finished runs yet. Train one, or name models: tastemaker studio --models ..."));
   const projects = await get("/api/projects");
   at("set").append(...projects.filter((p) => p.progress.items).map((p) => el("option", { value: p.name }, p.name)));

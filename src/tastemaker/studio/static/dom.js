@@ -35,7 +35,11 @@ export const path = (name) => name.split("/").map(encodeURIComponent).join("/");
 
 export function number(value, digits = 3) {
   if (value === null || value === undefined) return "–";
-  return typeof value === "number" && !Number.isInteger(value) ? value.toPrecision(digits) : String(value);
+  if (typeof value !== "number") return String(value);
+  const size = Math.abs(value);
+  if (size >= 1e5) return new Intl.NumberFormat("en", { notation: "compact", maximumSignificantDigits: digits }).format(value);
+  if (size && size < 1e-3) return value.toExponential(digits - 1);
+  return Number.isInteger(value) ? String(value) : value.toPrecision(digits);
 }
 
 export const percent = (value) => (value === null || value === undefined ? "–" : `${Math.round(100 * value)} %`);

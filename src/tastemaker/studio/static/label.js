@@ -28,24 +28,28 @@ function progress({ mine, open, items }) {
   at("told").textContent = `${done} of ${items} items done, ${mine} by you`;
 }
 
+// Choices stay in sight beside the buttons; what one writes in is as long as it is.
+const LONG = ["text", "spans", "ranking"];
+
 function draw(answer) {
   const spot = { responses: at("responses"), form: at("answer"), changed };
   fill(at("prompt"), given.prompt === "" ? [] : content(given.prompt, plain));
   at("question").textContent = asks(given);
   widget = widgets[given.kind](given, spot, plain, answer);
+  at("foot").classList.toggle("long", LONG.includes(given.kind));
   at("item").removeAttribute("aria-busy");
 }
 
 function show(next) {
   given = next;
   progress(next.progress);
-  at("foot").hidden = Boolean(next.done);
+  for (const id of ["foot", "commented", "raw"]) at(id).hidden = Boolean(next.done);
+  tellSuggestions(next.suggestions ?? []);
   if (next.done) {
     widget = null;
     fill(at("prompt"));
     at("question").textContent = next.told;
-    fill(at("responses"));
-    fill(at("answer"), el("p", {}, el("a", { href: "/" }, "All projects")));
+    fill(at("responses"), el("p", {}, el("a", { href: "/" }, "All projects")));
     at("item").removeAttribute("aria-busy");
     at("question").focus();
     return;
@@ -53,7 +57,6 @@ function show(next) {
   at("comment").value = next.said?.answer?.comment ?? "";
   const said = next.said && next.said.status !== "skipped" ? next.said.answer : null;
   draw(said);
-  for (const hint of next.suggestions) tellSuggestion(hint);
   shownAt = performance.now();
   away = 0;
   window.scrollTo(0, 0);
@@ -65,9 +68,17 @@ function words(answer) {
   if ("level" in answer) return `${answer.level > 0 ? "A" : "B"} is ${Math.abs(answer.level) > 1 ? "much" : "a little"} better`;
   if ("tie" in answer) return answer.tie === "equal" ? "equally good" : "both bad";
   if ("desirable" in answer) return answer.desirable ? "good" : "bad";
+  if ("ranking" in answer) return answer.ranking.map((r, k) => [r, letters[k]]).sort((a, b) => a[0] - b[0]).map(([r, k]) => `${r + 1}. ${k}`).join(", ");
   return JSON.stringify(answer);
 }
-const tellSuggestion = (hint) => toast(`An AI (${hint.model}) said: ${words(hint.answer)}`);
+
+// What AIs said of this item, or of the one before it (`mine`: the answer given to that). Stays until the next.
+function tellSuggestions(hints, mine = null) {
+  at("hints").hidden = !hints.length;
+  fill(at("hints"), hints.map((hint) => el("span", {},
+    el("b", {}, "AI"), ` ${hint.model}${hint.principle ? ` (${hint.principle})` : ""}${mine ? " on the item before" : " suggests"}: ${words(hint.answer)}`,
+    mine ? `; you: ${words(mine)}. ` : ". ")));
+}
 
 const answer = () => {
   const made = widget.answer();
@@ -108,11 +119,13 @@ async function say(status, reason = "") {
   }
   busy = true;
   clearTimeout(saving);
-  const body = { key: key(), status, answer: made, reason, seconds: seconds() };
+  // Why one passes over an item is worth as much as why one sends it back.
+  const why = status === "skipped" ? at("comment").value.trim() : reason;
+  const body = { key: key(), status, answer: made, reason: why, seconds: seconds() };
   try {
     const told = await insist(`/api/assignments/${given.assignment}/judgements`, body, () => toast("Not sent yet; trying again ..."));
     await next();
-    told.suggestions.forEach(tellSuggestion);
+    if (told.suggestions.length) tellSuggestions(told.suggestions, made);
   } finally {
     busy = false;
   }

@@ -22,17 +22,28 @@ function people(rows) {
     rate(p.gold), rate(p.self), rate(p.with_others), rate(p.first_shown), rate(p.longer), el("td", {}, percent(p.reliability)), el("td", {}, number(p.weight, 2)))));
 }
 
+// Categories are kept in the item's own order, not in one that was shown.
+const SAID = { 0: "the first", 1: "the second", tie: "equal", True: "good", False: "bad" };
+const said = (category) => SAID[category] ?? category;
+
 function disputes(rows) {
   if (!rows.length) return el("p", { class: "note" }, "Nothing is disputed.");
-  return el("ul", {}, rows.slice(0, 100).map((d) => el("li", {}, `${d.name || `item ${d.item}`}: ${Object.entries(d.said).map(([c, n]) => `${c} × ${n}`).join(", ")} `,
+  return el("ul", {}, rows.slice(0, 100).map((d) => el("li", {}, `${d.name || `item ${d.item}`}: ${Object.entries(d.said).map(([c, n]) => `${said(c)} × ${n}`).join(", ")} `,
     el("a", { href: `/label/${path(project)}?decide=${d.item}` }, "Decide"))));
 }
 
-const EDITABLE = ["question", "overlap", "gold_share", "repeat_share", "minimum_seconds", "lease_seconds", "cap_share", "suggestions"];
+const EDITABLE = {
+  question: "Question (the kind's own where empty)", overlap: "People per item", gold_share: "Share of test items", repeat_share: "Share of repeated items",
+  minimum_seconds: "Least seconds per answer", lease_seconds: "Seconds an item waits for its person", cap_share: "Most of all labels by one person (share)", suggestions: "What AIs said is shown",
+};
+const CHOICES = { suggestions: [["never", "never"], ["after", "once a person has answered"], ["before", "at once"]] };
+const input = (name, value) => CHOICES[name]
+  ? el("select", { name }, CHOICES[name].map(([v, told]) => el("option", { value: v, selected: v === value }, told)))
+  : el("input", { name, value: value === null ? "" : String(value), autocomplete: "off", inputmode: name === "question" ? "text" : "decimal" });
 function settings(values) {
   const form = at("settings");
   if (!form) return;
-  fill(form, EDITABLE.map((name) => el("label", {}, name, el("input", { name, value: values[name] === null ? "" : String(values[name]), autocomplete: "off" }))), el("p", { class: "wide" }, el("button", {}, "Save")));
+  fill(form, Object.entries(EDITABLE).map(([name, told]) => el("label", {}, told, input(name, values[name]))), el("p", { class: "wide" }, el("button", {}, "Save")));
 }
 
 async function show() {
@@ -61,7 +72,7 @@ at("guideline")?.addEventListener("submit", guarded(async (event) => {
 }));
 at("settings")?.addEventListener("submit", guarded(async (event) => {
   const values = {};
-  for (const name of EDITABLE) {
+  for (const name of Object.keys(EDITABLE)) {
     const text = event.target.elements[name].value.trim();
     values[name] = text === "" && name === "cap_share" ? null : text;
   }

@@ -209,7 +209,7 @@ function spans(given, place, plain, before) {
   const list = el("ul");
   // Not read-only: browsers move no caret by keyboard in a field that is. What would change it is stopped.
   const still = (event) => event.preventDefault();
-  const areas = texts.map((text, k) => el("textarea", { onbeforeinput: still, ondrop: still, inputmode: "none", spellcheck: "false", rows: String(Math.min(18, 3 + Math.ceil(text.length / 60))), "aria-label": `Response ${letters[k]}: select a piece, then press a mark's number` }, text));
+  const areas = texts.map((text, k) => el("textarea", { onbeforeinput: still, ondrop: still, inputmode: "none", spellcheck: "false", rows: String(Math.min(18, 2 + Math.ceil(text.length / 60))), "aria-label": `Response ${letters[k]}: select a piece, then press a mark's number` }, text));
   const views = texts.map(() => el("div", { class: "text plain", dir: "auto", "aria-hidden": "true" }));
   const show = () => {
     texts.forEach((text, k) => {

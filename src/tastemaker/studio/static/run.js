@@ -11,7 +11,7 @@ function source(data) {
   if (!held) return el("li", {}, title);
   const people = Object.entries(held.by).map(([who, n]) => `${who} ${n}`).join(", ");
   return el("li", {}, title, el("ul", {}, el("li", {}, el("a", { href: `/project/${path(held.project)}` }, `${held.labels} labels of ${held.project}`),
-    ` by ${people}`, el("details", {}, el("summary", {}, "numbers of the labels"), held.first.join(", ") + (held.labels > held.first.length ? ", ..." : "")))));
+    ` by ${people}`, el("details", {}, el("summary", {}, "single labels"), held.first.flatMap((id) => [el("a", { href: `/runs?label=${id}` }, String(id)), " "]), held.labels > held.first.length ? "..." : null))));
 }
 
 function node(n) {

@@ -1,5 +1,6 @@
 import { get, guarded } from "./api.js";
 import { at, el, fill, path } from "./dom.js";
+import { content } from "./markdown.js";
 
 let all = [];
 const row = (run) => el("tr", {},
@@ -21,10 +22,26 @@ async function load() {
   fill(at("reports"), reports.length ? el("p", {}, "Reports: ", reports.flatMap((r) => [el("a", { href: `/reports/${path(r)}` }, r), " "])) : []);
 }
 
+const shortened = (value) => (value && Object.keys(value).length ? Object.entries(value).map(([k, v]) => `${k} ${JSON.stringify(v)}`).join(", ") : "nothing");
+
+// One label: what it was given on, what it says, and every run it shaped.
+async function trace(id) {
+  const told = await get(`/api/labels/${id}`);
+  const sides = told.responses.map((text, k) => el("article", { class: told.ranking && told.ranking[k] === 0 && told.ranking.some((r) => r) ? "response chosen" : "response" },
+    el("p", { class: "head" }, told.ranking ? `Rank ${told.ranking[k] + 1}` : `Response ${k + 1}`, told.origins[k] ? el("span", { class: "note" }, told.origins[k]) : null), content(text)));
+  const exports = told.exports.length ? `In ${told.exports.map((e) => `${e.path} (${e.sha256})`).join(", ")}.` : "In no export.";
+  fill(at("traced"), el("section", { class: "panel open" }, el("h2", {}, `Label ${told.id}`),
+    el("p", { class: "note" }, `By ${told.by}, ${told.status} ${told.at.slice(0, 16).replace("T", " ")}, in `, el("a", { href: `/project/${path(told.project)}` }, told.project), `: ${shortened(told.answer)}. ${exports}`),
+    told.prompt === "" ? null : el("div", { class: "asked" }, content(told.prompt)), el("div", { class: "responses" }, sides),
+    el("h2", {}, "Runs that it shaped"),
+    told.runs.length ? el("ul", {}, told.runs.map((r) => el("li", {}, el("a", { href: `/runs/${path(r.name)}` }, r.name), ` (${r.method})`))) : el("p", {}, "None: no run below this folder was trained on a file that holds it.")));
+}
+
 at("filter").addEventListener("input", show);
-at("find").addEventListener("submit", guarded(async (event) => {
-  const told = await get(`/api/labels/${Number(event.target.elements.label.value)}`);
-  const runs = told.runs.length ? el("ul", {}, told.runs.map((r) => el("li", {}, el("a", { href: `/runs/${path(r.name)}` }, r.name), ` (${r.method})`))) : el("p", {}, "No run was trained on it.");
-  fill(at("traced"), el("p", {}, `Label ${told.id} by ${told.by}, ${told.status} ${told.at.slice(0, 16)}; in ${told.exports.length} exports. It shaped:`), runs);
-}));
+at("find").addEventListener("submit", guarded(async (event) => trace(Number(event.target.elements.label.value))));
+const wanted = new URLSearchParams(location.search).get("label");
+if (/^\d+$/.test(wanted ?? "")) {
+  at("find").elements.label.value = wanted;
+  guarded(() => trace(Number(wanted)))();
+}
 guarded(load)();

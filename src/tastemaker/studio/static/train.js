@@ -75,6 +75,8 @@ async function follow() {
     const open = at("open");
     open.href = `/runs/${path(name)}`;
     open.hidden = told.status === "starting";
+    at("beside").href = `/compare?model=${encodeURIComponent(name)}`;
+    at("beside").hidden = told.status !== "finished";
     if (!told.job.running && told.status !== "running") return;
   } catch (error) {
     toast(error.message);
