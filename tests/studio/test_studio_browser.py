@@ -17,9 +17,11 @@ from sqlalchemy import func, select
 
 from studio.shop import PASSWORD, Shop
 from tastemaker.feedback.exporting import ExportOptions, export
-from tastemaker.feedback.items import Written, add_item
+from tastemaker.feedback.items import Written, add_item, person_named
+from tastemaker.feedback.judging import suggest
 from tastemaker.feedback.projects import ProjectSettings, create_project
-from tastemaker.feedback.tables import Judgement, Person
+from tastemaker.feedback.tables import Item, Judgement, Person
+from tastemaker.runs import Run, Source, sha256_file
 from tastemaker.types import Message
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -207,6 +209,71 @@ def test_skip_flag_back_and_correction(shop: Shop, browser: Any, address: str) -
         ("skipped", None, ""),
         ("flagged", None, "holds a name"),
     ]
+    assert seat.troubles == []
+
+
+def test_what_an_ai_said_is_shown_marked_once_one_has_answered(shop: Shop, browser: Any, address: str) -> None:
+    shop.project("taste", ProjectSettings(suggestions="after"), n=3)
+    with shop.store.writing() as writer:
+        judge = person_named(writer, "judge", "judge")
+        for item in writer.session.scalars(select(Item)):
+            suggest(writer, item, judge, {"preferred": 1}, model="a judge", principle="Be kind.")
+    seat = Seat(browser, address, "annotator")
+    seat.open(f"{address}/label/taste")
+    page = seat.page
+    assert not page.is_visible("#hints") and "a judge" not in page.content()
+    poor_first = "secret-poor" in page.inner_text(".response:first-child")
+    seat.answer("1")
+    told = page.inner_text("#hints")
+    side = "A" if poor_first else "B"
+    assert told.startswith("AI a judge (Be kind.) on the item before:") and f": {side} is better" in told
+    assert "you: A is better" in told
+    page.wait_for_timeout(4500)  # it does not go away while it is read
+    assert page.is_visible("#hints")
+    page.keyboard.press("s")
+    page.wait_for_selector("#hints", state="hidden")
+    assert seat.troubles == []
+
+
+def test_the_choices_stay_in_sight_however_long_the_texts(shop: Shop, browser: Any, address: str) -> None:
+    settings = ProjectSettings(kind="preference")
+    with shop.store.writing() as writer:
+        project = create_project(writer, "taste", settings, "")
+        turns = [Message("user" if i % 2 else "assistant", f"turn {i} " * 60) for i in range(9)]
+        add_item(writer, project, settings, tuple(turns), [Written(content=f"{s} " * 900) for s in "ab"])
+    for width, height in ((390, 760), (1280, 860)):
+        seat = Seat(browser, address, "annotator", viewport={"width": width, "height": height})
+        seat.open(f"{address}/label/taste")
+        assert seat.page.locator("#prompt .turn").count() == 9
+        for choice in [*seat.page.locator(".choice").all(), seat.page.locator("#submit")]:
+            box = choice.bounding_box()
+            assert box["y"] >= 0 and box["y"] + box["height"] <= height and box["height"] >= 24
+        dock = seat.page.locator("#foot").bounding_box()
+        assert dock["height"] < 0.4 * height, "the texts have most of the page"
+
+
+def test_lineage_ends_at_single_labels_and_labels_lead_back(
+    shop: Shop, browser: Any, address: str, tmp_path: Path
+) -> None:
+    shop.project("taste", ProjectSettings(), n=1)
+    client = shop.client("annotator")
+    given = client.post("/api/projects/taste/next").json()
+    said = {"key": "k" * 12, "answer": {"preferred": 0}}
+    told = client.post(f"/api/assignments/{given['assignment']}/judgements", json=said).json()
+    path = tmp_path / "data" / "taste.jsonl"
+    export(shop.store, "taste", path, ExportOptions())
+    data = [Source(source=str(path), sha256=sha256_file(path), rows=1)]
+    Run.create(tmp_path / "runs" / "voted", method="dpo", settings={}, seed=0, data=data)
+    seat = Seat(browser, address, "reviewer")
+    page = seat.page
+    page.goto(f"{address}/runs/voted")
+    page.click("#lineage summary")
+    page.click(f"#lineage a:text-is('{told['judgement']}')")
+    page.wait_for_selector("#traced .response.chosen")
+    assert given["responses"][0] in page.inner_text("#traced .response.chosen")
+    assert "prompt 0 of taste" in page.inner_text("#traced")
+    page.click("#traced a:text-is('voted')")
+    page.wait_for_url(f"{address}/runs/voted")
     assert seat.troubles == []
 
 
