@@ -4,6 +4,7 @@
 
     sft = tm.train(tm.SFT(), model="Qwen/Qwen3-0.6B", data="demos.jsonl")
     dpo = tm.train(tm.DPO(beta=0.1), model=sft, data="pairs.jsonl")
+    tm.evaluate([sft, dpo], prompts="test.jsonl", judge="http://localhost:8000/v1#my-model").open()
     tm.compare(methods=("dpo", "ppo"), model=str(sft.folder), data="pairs.jsonl").open()
 
 Names are loaded when they are first used, so that `tm.functional` needs torch alone.
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from tastemaker.methods.sample import Sample
     from tastemaker.runs import Run
     from tastemaker.studies.compare import compare
+    from tastemaker.studies.evaluate import evaluate
     from tastemaker.training import train
     from tastemaker.training.sampling import sample
 
@@ -65,6 +67,7 @@ __all__ = [
     "TrainSettings",
     "__version__",
     "compare",
+    "evaluate",
     "functional",
     "read_records",
     "sample",
@@ -92,6 +95,7 @@ _HOMES = {
     "TastemakerError": "errors",
     "TrainSettings": "config",
     "compare": "studies.compare",
+    "evaluate": "studies.evaluate",
     "read_records": "data",
     "sample": "training.sampling",
     "train": "training",

@@ -29,6 +29,15 @@ OPTIONS = (
         "run",
     ),
     Option("data", str, "none", "File of comparisons; the run is then a reward model, read on them.", "run"),
+    Option(
+        "best_of_n",
+        int,
+        "none",
+        "A reward model chooses among so many answers of --policy; with --prompts.",
+        "run",
+    ),
+    Option("policy", str, "none", "Whose answers it chooses from.", "run"),
+    Option("gold", str, "the town's", "Another reward model, which says what its choice is worth.", "run"),
     Option("judgements", str, "none", "File of recorded verdicts or ratings; no model is needed.", "run"),
     Option("out", str, "evaluation", "Folder for report.html, results.json and results.csv.", "run"),
     Option("number", int, "384", "Prompts to answer, or pairs to read, at most (pairs: all).", "run"),
@@ -84,7 +93,9 @@ def _evaluate(request: Request) -> None:
         raise UsageError(
             "nothing to evaluate: give runs and --prompts, a reward model and --data, or --judgements"
         )
-    if values.get("data"):
+    if values.get("best_of_n"):
+        _best_of_n(request.words, values)
+    elif values.get("data"):
         _reward(request.words, values)
     elif values.get("prompts"):
         _policies(request.words, values)
@@ -106,6 +117,43 @@ def _reward(words: list[str], values: dict[str, Any]) -> None:
         limit=values.get("number"),
     )
     show_reward(results, page)
+
+
+def _best_of_n(words: list[str], values: dict[str, Any]) -> None:
+    missing = [name for name in ("policy", "prompts") if not values.get(name)]
+    if len(words) > 1 or missing:
+        raise UsageError(
+            "--best-of-n takes one reward model, --policy RUN and --prompts P"
+            + (f"; missing: {', '.join(f'--{m}' for m in missing)}" if missing else "")
+        )
+    from tastemaker.studies.best_of_n import BestOfN, evaluate_best_of_n
+
+    names = ("gold", "number", "temperature", "max_new_tokens", "seed", "seen")
+    asked = BestOfN(
+        reward=words[0],
+        policy=values["policy"],
+        prompts=values["prompts"],
+        samples=values["best_of_n"],
+        **{k: values[k] for k in names if k in values},
+    )
+    results, page = evaluate_best_of_n(asked, _out(values))
+    show_best_of_n(results, page)
+
+
+def show_best_of_n(results: dict[str, Any], page: Path) -> None:
+    """The curve, and where the rest is."""
+    from tastemaker.studies.written import number
+
+    out = console()
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1))
+    for head in ("n", "gold", "error", "the best", "its score"):
+        table.add_column(head, justify="right")
+    for e in results["curve"]:
+        table.add_row(number(e["n"], 0), *(number(e[k], 3) for k in ("value", "se", "best", "proxy")))
+    out.print(table)
+    for note in results["notes"]:
+        out.print(Text(note), soft_wrap=True)
+    out.print(Text(f"report   {page}"), soft_wrap=True)
 
 
 def _policies(words: list[str], values: dict[str, Any]) -> None:
@@ -230,11 +278,12 @@ def show_reward(results: dict[str, Any], page: Path) -> None:
 EVALUATE = Command(
     name="evaluate",
     summary="Says how good policies, reward models or recorded verdicts are, with intervals.",
-    usage="RUN... --prompts P [--judge J | --reward RM]  |  RM --data PAIRS  |  --judgements FILE",
+    usage="RUN... --prompts P [--judge J | --reward RM] | RM --data D | RM --best-of-n N | --judgements FILE",
     examples=(
         "tastemaker evaluate runs/sft runs/dpo --prompts test.jsonl --reward runs/judge",
         "tastemaker evaluate runs/reward --data pairs.jsonl",
         "tastemaker evaluate --judgements verdicts.jsonl",
+        "tastemaker evaluate runs/reward --best-of-n 16 --policy runs/sft --prompts p.jsonl --gold runs/rm2",
     ),
     options=lambda: OPTIONS,
     act=_evaluate,
