@@ -127,9 +127,9 @@ def drawn(asked: BestOfN, records: Sequence[Record]) -> tuple[list[list[str]], l
     """N answers to every prompt, and whether each ended."""
     models = build_roles(("policy",), (), policy=asked.policy, **asked.loading)
     tokens = tokenise(records, models.tokenizer, max_length=models.max_positions or 4096)
-    if len(tokens) != len(records):
+    if missing := len(records) - len(tokens):
         raise TastemakerError(
-            f"{asked.policy} cannot read {len(records) - len(tokens)} of {len(records)} prompts; leave these out."
+            f"{asked.policy}: cannot read {missing} of {len(records)} prompts; leave these out."
         )
     models.stop_at(tokens.end_token_ids)
     sampling = Sampling(max_new_tokens=asked.max_new_tokens, temperature=asked.temperature, n=asked.samples)
