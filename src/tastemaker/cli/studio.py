@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 from rich.text import Text
 
+from tastemaker.cli import label_quality
 from tastemaker.cli.catalogue import Option
 from tastemaker.cli.command import Command
 from tastemaker.cli.help import console
@@ -53,7 +54,8 @@ def _needing_the_extra() -> Generator[None]:
         raise
 
 
-def _store(values: dict[str, Any]) -> Store:
+def open_store(values: dict[str, Any]) -> Store:
+    """The store that `--labels` names. Raises UsageError where the extra is not installed."""
     with _needing_the_extra():
         from tastemaker.feedback.store import Store
     return Store.open(values.get("labels", "labels.db"))
@@ -94,7 +96,7 @@ STUDIO = Command(
 
 # -------------------------------------------------------------------------------------------- labels
 
-ACTIONS = ("list", "import", "export", "verify", "quality")
+ACTIONS = ("list", "import", "export", "verify", "quality", "rank", "group")
 LABEL_OPTIONS = (
     LABELS,
     Option("project", str, "the file's name", "The project of the labels.", "labels"),
@@ -106,10 +108,11 @@ LABEL_OPTIONS = (
         "gold", bool, "false", "Import the rows as test items, whose labels are known to be right.", "labels"
     ),
     Option("take_labels", bool, "true", "Import the labels in the rows, too.", "labels"),
-    Option("weighted", bool, "false", "Export with weights by Dawid and Skene's reliability.", "labels"),
+    Option("weighted", bool, "false", "Export with weights by annotators' reliability.", "labels"),
     Option("names", bool, "false", "Export annotators by name; pseudonyms otherwise.", "labels"),
     Option("everything", bool, "false", "Export every judgement as stored, skips and flags too.", "labels"),
     Option("head", str | None, "none", "verify: a hash of the ledger noted earlier.", "labels"),
+    *label_quality.QUALITY_OPTIONS,
 )
 
 
@@ -119,7 +122,7 @@ def _labels(request: Request) -> None:
         raise UsageError(f"labels {action}: give {', '.join(ACTIONS[:-1])} or {ACTIONS[-1]}")
     if action in ("import", "export") and not rest:
         raise UsageError(f"labels {action}: which file?")
-    store = _store(request.values)
+    store = open_store(request.values)
     try:
         _ACTS[action](store, request.values, rest)
     finally:
@@ -170,17 +173,9 @@ def _import(store: Store, values: dict[str, Any], rest: list[str]) -> None:
 
 def _export(store: Store, values: dict[str, Any], rest: list[str]) -> None:
     from tastemaker.feedback.exporting import ExportOptions, export
-    from tastemaker.feedback.projects import project_named
-    from tastemaker.feedback.quality import weights
 
     name = values.get("project") or Path(rest[0]).name.partition(".")[0]
-    weighted: dict[str, float] = {}
-    if values.get("weighted"):
-        with store.reading() as session:
-            try:
-                weighted = weights(session, project_named(session, name))
-            except ValueError as error:
-                raise UsageError(f"--weighted: {error}") from error
+    weighted = label_quality.weights(store, values, name) if values.get("weighted") else {}
     options = ExportOptions(
         names=values.get("names", False), weights=weighted, everything=values.get("everything", False)
     )
@@ -200,42 +195,28 @@ def _verify(store: Store, values: dict[str, Any], rest: list[str]) -> None:
     console().print(f"the ledger holds; its end is {end}", markup=False, soft_wrap=True)
 
 
-def _quality(store: Store, values: dict[str, Any], rest: list[str]) -> None:
-    from tastemaker.feedback.projects import project_named
-    from tastemaker.feedback.quality import quality
-
-    name = values.get("project") or (rest[0] if rest else "")
-    with store.reading() as session:
-        told = quality(session, project_named(session, name))
-    out = console()
-    for measure in ("raw", "alpha"):
-        figure = told["agreement"][measure]
-        if figure is not None:
-            out.print(f"{measure}: {figure['value']:.3f} ({figure['low']:.3f} to {figure['high']:.3f})")
-    table = Table(box=None, pad_edge=False)
-    for column in ("person", "labels", "share", "with others", "first", "longer", "test items", "weight"):
-        table.add_column(column)
-    for person in told["people"]:
-        rates = [person[k] for k in ("with_others", "first_shown", "longer", "gold")]
-        cells = ["-" if r is None else f"{r['value']:.0%} of {r['n']}" for r in rates]
-        weight = "-" if person["weight"] is None else f"{person['weight']:.2f}"
-        table.add_row(Text(person["name"]), str(person["labels"]), f"{person['share']:.0%}", *cells, weight)
-    out.print(table)
-
-
-_ACTS = {"list": _list, "import": _import, "export": _export, "verify": _verify, "quality": _quality}
+_ACTS = {
+    "list": _list,
+    "import": _import,
+    "export": _export,
+    "verify": _verify,
+    "quality": label_quality.quality,
+    "rank": label_quality.rank,
+    "group": label_quality.group,
+}
 
 LABELS_COMMAND = Command(
     name="labels",
-    summary="Lists projects of labels, imports and exports files, verifies the ledger, shows quality.",
-    usage="list | import FILE | export FILE | verify | quality [--project NAME] [--labels FILE]",
+    summary="Lists, imports, exports and verifies labels, shows their quality, ranks what to label next.",
+    usage="list | import FILE | export FILE | verify | quality | rank | group NAME GROUP [--project NAME]",
     examples=(
         "tastemaker labels import pairs.jsonl --project taste --overlap 3",
         "tastemaker labels export votes.jsonl --project taste --weighted",
+        "tastemaker labels rank --project taste --reward runs/rm --count 100",
     ),
     options=lambda: LABEL_OPTIONS,
     act=_labels,
-    words=2,
+    words=3,
 )
 
 
@@ -250,7 +231,7 @@ WITHDRAW_OPTIONS = (
 
 
 def _withdraw(request: Request) -> None:
-    store = _store(request.values)
+    store = open_store(request.values)
     from tastemaker.feedback.tracing import withdraw
     from tastemaker.runs import list_runs
 

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Literal
+from typing import Any, Literal
 
 from sqlalchemy import ColumnElement, and_, exists, func, select
 from sqlalchemy.orm import Session, aliased
 
+from tastemaker.errors import TastemakerError
 from tastemaker.feedback.ledger import Writer
 from tastemaker.feedback.projects import ProjectSettings, item_count, settings_of
-from tastemaker.feedback.tables import Assignment, Item, Judgement, Queued, Withdrawal, now
+from tastemaker.feedback.tables import Assignment, Item, Judgement, Queued, Ranking, Withdrawal, now
 
 FINAL = ("submitted", "skipped", "flagged", "discarded")
 """What ends an assignment; a draft does not."""
@@ -254,6 +255,28 @@ def _busy(session: Session, items: list[int], moment: str) -> dict[int, set[int]
         for item_id, person_id in session.execute(query):
             found.setdefault(item_id, set()).add(person_id)
     return found
+
+
+def rank_queue(
+    writer: Writer, project_id: int, items: Sequence[int], by: str, details: Mapping[str, Any] | None = None
+) -> Ranking:
+    """Puts items of a project in front of its queue, the first to be lent first; all others follow in the order
+    they were added. `by` says what ranked them. The ranking is kept as a fact; the next one replaces it.
+
+    Raises TastemakerError for an item that is not this project's, or one named twice.
+    """
+    session = writer.session
+    places = {item_id: len(items) - place for place, item_id in enumerate(items)}
+    queued = {q.item_id: q for q in session.scalars(select(Queued).where(Queued.project_id == project_id))}
+    strange = [i for i in items if i not in queued]
+    if strange or len(places) < len(items):
+        raise TastemakerError(
+            f"item {strange[0]}: is not in this project's queue." if strange else "an item is ranked twice."
+        )
+    for item_id, row in queued.items():
+        row.priority = float(places.get(item_id, 0))
+    session.flush()
+    return writer.add(Ranking(project_id=project_id, by=by, details=dict(details or {}), items=list(items)))
 
 
 def withdrawn() -> ColumnElement[bool]:

@@ -142,15 +142,6 @@ def _check_number(settings: ProjectSettings, n: int) -> None:
         raise TastemakerError(f"an item shows at most 16 responses, this has {n}.")
 
 
-def set_priority(writer: Writer, priorities: Mapping[int, float]) -> None:
-    """Item id -> priority; higher comes first, equal ones in the order they were added."""
-    for item_id, priority in priorities.items():
-        queued = writer.session.get(Queued, item_id)
-        if queued is not None:
-            queued.priority = float(priority)
-    writer.session.flush()
-
-
 def contents_of(session: Session, item: Item) -> tuple[Any, list[Any]]:
     """(prompt, responses in the item's order), as kept."""
     prompt = session.get_one(Prompt, item.prompt_id)

@@ -1,0 +1,298 @@
+"""Active selection on the town: does a reward model learn from fewer labels if it says which pairs it wants?
+
+For every seed the town's SFT policy has written pairs and its panel has labelled them. A random quarter is held
+out for reading alone. Every arm begins with the same random pairs; then, in rounds, it trains an ensemble of
+heads from the SFT policy on what it has, asks for more pairs of the pool and gets their labels. Only then are
+labels looked at. Accuracy is against the gold reward on the held-out pairs, which are a random sample where
+selected ones are not.
+
+The question was fixed beforehand: mean accuracy over the sizes after the first, less that of random selection,
+paired by seed.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from sklearn.isotonic import IsotonicRegression
+
+from tastemaker.data import read_records, write_records
+from tastemaker.evaluation.reward_model import pair_accuracy
+from tastemaker.feedback.selection import Rule, read_pairs, select_pairs
+from tastemaker.functional.statistics import standard_error, student_quantile
+from tastemaker.models import build_roles
+from tastemaker.runs.files import write_atomic
+from tastemaker.studies.stages import arm_inputs, fit_arm
+from tastemaker.studies.start import start_on_town
+from tastemaker.studies.tasks import Event, Report, Task, run_tasks
+from tastemaker.town import Town, TownSpec
+from tastemaker.town.critic import Critic
+from tastemaker.types import Comparison
+
+SIZES = (300, 600, 1200, 2000)
+"""Labels before each reading; the differences are what a round asks for."""
+ARMS: Mapping[str, Rule | None] = {"random": None, "uncertainty": "uncertainty", "disagreement": "disagreement"}
+HELD_OUT = 1500
+HEADS = 4
+TRAINING = {
+    "lr_scheduler_type": "cosine",
+    "warmup_steps": 10,
+    "adam_beta2": 0.98,
+    "logging_steps": 50,
+    "learning_rate": 5e-4,
+    "per_device_train_batch_size": 16,
+    "num_train_epochs": 3,
+    "ensemble": HEADS,
+}
+"""The town's own settings of a reward model, with more passes because pairs are few."""
+
+
+def one_seed(*, folder: Path, report: Report, inputs: Mapping[str, Any], seed: int) -> dict[str, Any]:
+    """All arms of one seed: {"arms": {name: [{"labels", "gold", "people"}, ...]}, "ceiling": ...}."""
+    start = arm_inputs(inputs, seed)
+    pairs = [r for r in read_records(start["pairs"], Comparison).records if isinstance(r, Comparison)]
+    order: list[int] = torch.randperm(len(pairs), generator=torch.Generator().manual_seed(seed + 77)).tolist()
+    held_out = [pairs[i] for i in order[:HELD_OUT]]
+    pool = [pairs[i] for i in order[HELD_OUT:]]
+    gold = _gold(Town(seed), held_out)
+    read: dict[str, list[dict[str, float]]] = {}
+    done, total = 0, len(ARMS) * len(SIZES)
+    for arm, rule in ARMS.items():
+        has = list(range(SIZES[0]))  # the pool is in random order: these are the same for every arm
+        read[arm] = []
+        for number, size in enumerate(SIZES):
+            # what all arms share is trained once
+            if number == 0 and arm != "random":
+                read[arm].append(read["random"][0])
+                models = _roles(start["sft"], folder / f"random-{size}")
+            else:
+                models = _learn(start["sft"], [pool[i] for i in has], folder / f"{arm}-{size}", seed)
+                read[arm].append({"labels": float(size), **_reading(models, held_out, gold)})
+            done += 1
+            report(done, total, {"gold": read[arm][-1]["gold"]})
+            if size != SIZES[-1]:
+                has += _next(models, rule, pool, has, SIZES[number + 1] - size)
+    differ = gold != 0
+    return {
+        "arms": read,
+        "ceiling": float((gold[differ] > 0).double().mean()),
+        "held_out": int(differ.sum()),
+        "pairs": len(pairs),
+    }
+
+
+def _gold(town: Town, pairs: Sequence[Comparison]) -> torch.Tensor:
+    """[Q]: gold of the response that people preferred, less the other's."""
+    prompts = Critic(town)
+    worth = [[town.gold(prompts.find(p.prompt), str(r), True).total for r in p.responses] for p in pairs]
+    return torch.tensor(
+        [a - b if p.ranking == (0, 1) else b - a for p, (a, b) in zip(pairs, worth, strict=True)]
+    )
+
+
+def _learn(sft: str, pairs: Sequence[Comparison], out: Path, seed: int) -> Any:
+    data = out.with_suffix(".jsonl")
+    write_records(data, pairs)
+    fit_arm("reward", out, _quiet, {**TRAINING, "seed": seed}, sft, str(data))
+    return _roles(sft, out)
+
+
+def _roles(sft: str, run: Path) -> Any:
+    return build_roles(("reward",), (), policy=sft, reward=run)
+
+
+def _quiet(step: int, total: int, numbers: Mapping[str, float]) -> None:
+    """A seed reports its readings, not the steps of each training."""
+
+
+def _next(
+    models: Any, rule: Rule | None, pool: Sequence[Comparison], has: Sequence[int], count: int
+) -> list[int]:
+    """Places in the pool of the next pairs; the pool's own order is random."""
+    taken = set(has)
+    left = [i for i in range(len(pool)) if i not in taken]
+    if rule is None:
+        return left[:count]
+    labelled = [pool[i] for i in has]
+    return [left[i] for i in select_pairs(models, [pool[i] for i in left], count, labelled=labelled, rule=rule)]
+
+
+def _reading(models: Any, held_out: Sequence[Comparison], gold: torch.Tensor) -> dict[str, float]:
+    """How often the mean of the heads orders held-out pairs as gold does (pairs of equal gold aside), and as
+    people did.
+    """
+    found = read_pairs(models, held_out, features=False)
+    rows = torch.tensor(found.rows)
+    lead = found.leads.mean(-1)
+    wanted = torch.tensor([1.0 if held_out[i].ranking == (0, 1) else -1.0 for i in found.rows])
+    nothing = torch.zeros_like(lead)
+    places = torch.arange(len(lead))
+    scores = torch.cat([lead * wanted, nothing])  # of the preferred side; the other's is 0
+    people = pair_accuracy(scores, (places, places + len(lead)))
+    truth = gold[rows]
+    differ = truth != 0
+    as_gold = pair_accuracy(torch.cat([lead * wanted * truth.sign(), nothing]), (places, places + len(lead)))
+    return {"gold": float(as_gold[differ].mean()), "people": float(people.mean())}
+
+
+# ------------------------------------------------------------------------------------------- the whole
+
+
+def study(out: Path, *, seeds: Sequence[int] = (1, 2, 3), workers: int = 1) -> dict[str, Any]:
+    """Runs what is not done yet; writes `results.json` and `results.md` into `out`, runs into `out`/work."""
+    tasks: list[Task] = []
+    for s in seeds:
+        arguments: dict[str, Any] = {"seed": s, "spec": TownSpec()}
+        tasks.append(Task(f"start-{s}", start_on_town, arguments, out / "work" / f"start-{s}"))
+        place = out / "work" / f"seed-{s}"
+        tasks.append(Task(f"selection-{s}", one_seed, {"seed": s}, place, (f"start-{s}",)))
+
+    def quiet(event: Event) -> None:
+        """The study reports at its end."""
+
+    found = run_tasks(tasks, workers=workers, on_event=quiet)
+    results = summarise({s: found[f"selection-{s}"] for s in seeds})
+    out.mkdir(parents=True, exist_ok=True)
+    write_atomic(out / "results.json", json.dumps(results, indent=1).encode() + b"\n")
+    write_atomic(out / "results.md", page(results).encode())
+    return results
+
+
+def summarise(by_seed: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
+    """Accuracies by arm and size, differences to random paired by seed, and labels that random needs for the
+    same accuracy, with 95 % intervals over seeds (Student's t).
+    """
+    seeds = sorted(by_seed)
+    curves = {arm: {s: [row["gold"] for row in by_seed[s]["arms"][arm]] for s in seeds} for arm in ARMS}
+    accuracy = {
+        arm: {
+            figure: [interval([by_seed[s]["arms"][arm][i][figure] for s in seeds]) for i in range(len(SIZES))]
+            for figure in ("gold", "people")
+        }
+        for arm in ARMS
+    }
+    verdicts: dict[str, Any] = {}
+    for arm in (name for name, rule in ARMS.items() if rule is not None):
+        gains = [
+            sum(curves[arm][s][1:]) / (len(SIZES) - 1) - sum(curves["random"][s][1:]) / (len(SIZES) - 1)
+            for s in seeds
+        ]
+        needed = {
+            str(size): [labels_needed(curves["random"][s], curves[arm][s][i]) for s in seeds]
+            for i, size in enumerate(SIZES)
+            if 0 < i < len(SIZES) - 1
+        }
+        verdicts[arm] = {
+            "gain": interval(gains),
+            "by_size": [
+                interval([curves[arm][s][i] - curves["random"][s][i] for s in seeds]) for i in range(len(SIZES))
+            ],
+            "random_needs": {
+                size: {**interval([n for n, _ in worth]), "cut": sum(cut for _, cut in worth)}
+                for size, worth in needed.items()
+            },
+        }
+    return {
+        "sizes": list(SIZES),
+        "seeds": seeds,
+        "accuracy": accuracy,
+        "against_random": verdicts,
+        "labels_agree_with_gold": interval([by_seed[s]["ceiling"] for s in seeds]),
+        "pairs": by_seed[seeds[0]]["pairs"],
+        "held_out": [by_seed[s]["held_out"] for s in seeds],
+        "settings": {"heads": HEADS, "training": TRAINING, "held_out": HELD_OUT},
+        "by_seed": {str(s): by_seed[s]["arms"] for s in seeds},
+    }
+
+
+def interval(values: Sequence[float]) -> dict[str, float]:
+    """Mean and 95 % interval over seeds, Student's t; bounds are NaN for one seed."""
+    found = torch.tensor(values, dtype=torch.float64)
+    half = student_quantile(0.975, len(values) - 1) * standard_error(found) if len(values) > 1 else math.nan
+    mean = float(found.mean())
+    return {"mean": mean, "low": mean - half, "high": mean + half}
+
+
+def labels_needed(curve: Sequence[float], reached: float) -> tuple[float, bool]:
+    """(labels at which a curve over `SIZES`, made monotone and linear in ln n, reaches an accuracy; whether
+    that was cut at one of its ends).
+    """
+    logs = [math.log(n) for n in SIZES]
+    smooth: list[float] = IsotonicRegression().fit(logs, curve).predict(logs).tolist()
+    for i, (y0, y1) in enumerate(pairwise(smooth)):
+        if y0 <= reached < y1:
+            return math.exp(logs[i] + (logs[i + 1] - logs[i]) * (reached - y0) / (y1 - y0)), False
+    return float(SIZES[0] if reached < smooth[0] else SIZES[-1]), True
+
+
+def verdict(found: Mapping[str, float]) -> str:
+    """What an interval of the gain says."""
+    if found["low"] > 0:
+        return "learns from fewer labels than random"
+    return "needs more labels than random" if found["high"] < 0 else "not told apart from random"
+
+
+def told(found: Mapping[str, float], digits: int = 3) -> str:
+    """A mean with its interval."""
+    return f"{found['mean']:.{digits}f} [{found['low']:.{digits}f}, {found['high']:.{digits}f}]"
+
+
+def page(results: Mapping[str, Any]) -> str:
+    """The results in words and tables."""
+    sizes, seeds, against = results["sizes"], len(results["seeds"]), results["against_random"]
+    later = ", ".join(map(str, sizes[1:]))
+    lines = [
+        "# Which pairs to label next, on the town",
+        "",
+        *(
+            f"- Selection by {arm} {verdict(found['gain'])}: mean accuracy over {later} labels, less that of "
+            f"random selection, is {told(found['gain'])}."
+            for arm, found in against.items()
+        ),
+        "",
+        f"{seeds} seeds. The SFT policy wrote {results['pairs']} pairs, which the town's panel labels. "
+        f"Every arm begins with the same {sizes[0]} random pairs. In rounds it trains a reward model of "
+        f"{HEADS} heads from the SFT policy on what it has ({TRAINING['num_train_epochs']} passes) and asks "
+        f"for the next pairs, up to {sizes[-1]}. Selection sees pairs, never labels: a pair's worth (p (1 - "
+        "p), or what heads disagree about) times how unlike its features are to those of pairs labelled or "
+        "chosen already. `make results-selection` makes it again.",
+        "",
+        f"Accuracy is on {HELD_OUT} held-out pairs drawn at random, since selected pairs are a biased sample; "
+        "against gold, pairs of equal gold aside. People's own labels agree with gold on "
+        f"{told(results['labels_agree_with_gold'])}. Means and 95% intervals over seeds (Student's t: three "
+        "seeds show only large effects).",
+        "",
+        *_table(
+            "Accuracy against gold by number of labels", {a: f["gold"] for a, f in results["accuracy"].items()}
+        ),
+        *_table("Less random's, paired by seed", {a: f["by_size"] for a, f in against.items()}),
+        "## Labels that random needs for the same accuracy",
+        "",
+        "By random's curve of the same seed, made monotone, linear in ln n. `cut`: seeds in which the accuracy "
+        "lay beyond an end of that curve.",
+        "",
+        "| arm | its labels | random's | cut |",
+        "|---|---|---|---|",
+    ]
+    for arm, found in against.items():
+        for size, needs in found["random_needs"].items():
+            lines.append(f"| {arm} | {size} | {told(needs, 0)} | {needs['cut']} of {seeds} |")
+    return "\n".join(lines) + "\n"
+
+
+def _table(heading: str, rows: Mapping[str, Sequence[Mapping[str, float]]]) -> list[str]:
+    """A line an arm, a column a number of labels."""
+    return [
+        f"## {heading}",
+        "",
+        f"| arm | {' | '.join(map(str, SIZES))} |",
+        f"|---|{'---|' * len(SIZES)}",
+        *(f"| {arm} | {' | '.join(map(told, cells))} |" for arm, cells in rows.items()),
+        "",
+    ]
