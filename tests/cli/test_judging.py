@@ -72,6 +72,23 @@ def test_pairs_become_labelled_pairs(command: Any):
     assert all(c.annotator == f"m at {server.url}" and c.when for c in labels)
 
 
+def test_a_project_gets_suggestions_and_is_told_how_far_they_agree(command: Any):
+    pytest.importorskip("sqlalchemy", reason="the extra tastemaker[studio] is not installed")
+    assert command("labels", "import", "pairs.jsonl", "--project", "taste").code == 0
+    with serve(longer) as server:
+        where = ("--project", "taste", "--judge", server.url, "--judge-model", "m")
+        result = command("judge", *where)
+        assert result.code == 0, result.err
+        assert "suggestions  5 of 5 items" in result.out and "agrees with most people  1.000" in result.out
+        asked = len(server.requests)
+        again = command("judge", *where)
+        assert "0 of 0 items, 5 given before" in again.out and len(server.requests) == asked
+        wrong = command("judge", "pairs.jsonl", *where)
+        assert wrong.code != 0 and "pairs.jsonl: --project judges items of the store" in wrong.err
+        nowhere = command("judge", "--project", "other", *where[2:])
+        assert nowhere.code != 0 and "other: no such project; there are: taste" in nowhere.err
+
+
 def test_a_broken_endpoint_is_one_message_and_loses_nothing(command: Any):
     count = 0
 

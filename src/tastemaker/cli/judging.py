@@ -18,9 +18,11 @@ from tastemaker.cli.command import Command
 from tastemaker.cli.help import console
 from tastemaker.cli.layers import Request, UsageError, as_usage
 from tastemaker.cli.progress import progress
+from tastemaker.cli.studio import LABELS
+from tastemaker.cli.suggesting import spent, suggest
 
 if TYPE_CHECKING:
-    from tastemaker.feedback.judge import CanaryReport, Judge, Opinion
+    from tastemaker.feedback.judge import CanaryReport, Opinion
     from tastemaker.feedback.judge.measures import Share
 
 DATA = Option(
@@ -36,6 +38,10 @@ JUDGE_OWN: tuple[Option, ...] = (
         "labellers", tuple[str, ...], "the judge", "WHO=WEIGHT,...: panel:NAME, files of labels, judges.", "run"
     ),
     Option("canaries", bool, "false", "Try the judge with injected bad answers; judges no data.", "run"),
+    Option(
+        "project", str | None, "none", "Judge the items of this project of labels: AI suggestions.", "labels"
+    ),
+    LABELS,
 )
 CONSTITUTION_OWN: tuple[Option, ...] = (
     Option("data", str | None, "the word after the command", "Prompts; none: the principles are shown.", "run"),
@@ -80,8 +86,11 @@ def _judge(request: Request) -> None:
     if request.values.get("canaries"):
         _canaries(request, settings)
         return
+    if request.values.get("project") is not None:
+        suggest(request, settings, source)
+        return
     if source is None:
-        raise UsageError("missing: the data, a file of comparisons (or --canaries)")
+        raise UsageError("missing: the data, a file of comparisons (or --project, or --canaries)")
     from tastemaker.data import read_records, write_records
     from tastemaker.feedback.judge import Answers, Judge
     from tastemaker.feedback.labellers import chosen_first, mix
@@ -109,7 +118,7 @@ def _judge(request: Request) -> None:
         raise TastemakerError(f"no verdict could be read on any of {len(records)} records; see {answers.path}")
     write_records(target, [chosen_first(c) for c in labels])
     for judge in judges:
-        out.print(Text(_spent(judge)), soft_wrap=True)
+        out.print(Text(spent(judge)), soft_wrap=True)
     out.print(Text(f"labels   {target} ({len(labels)} of {len(records)} records)"), soft_wrap=True)
     out.print(Text(f"answers  {answers.path}"), soft_wrap=True)
 
@@ -154,14 +163,6 @@ def _share(share: Share) -> str:
     return "-" if share.value is None else f"{share.value:.3f}  ({share.hits:g} of {share.n})"
 
 
-def _spent(judge: Judge) -> str:
-    s = judge.spent
-    cost = f", cost {s.cost:.4g}" if s.cost else ""
-    tokens = f", {s.tokens_in:,} tokens read and {s.tokens_out:,} written" if s.tokens_in else ""
-    unread = f", {s.unparsed} unparsed" if s.unparsed else ""
-    return f"{judge.name}: asked {s.asked}, {s.reused} known before{unread}, {s.seconds:.1f} s{tokens}{cost}"
-
-
 def _canaries(request: Request, settings: Any) -> None:
     from tastemaker.feedback.judge import Answers, measure_canaries
     from tastemaker.training.judging import make_judge
@@ -171,7 +172,7 @@ def _canaries(request: Request, settings: Any) -> None:
     with progress(out, "canaries") as report:
         found = measure_canaries(judge, progress=lambda done, total: report(done, total, {}))
     _show_canaries(out, found)
-    out.print(Text(_spent(judge)), soft_wrap=True)
+    out.print(Text(spent(judge)), soft_wrap=True)
 
 
 def _show_canaries(out: Console, found: CanaryReport) -> None:
@@ -190,10 +191,11 @@ def _show_canaries(out: Console, found: CanaryReport) -> None:
 JUDGE = Command(
     name="judge",
     summary="Labels pairs or rankings with an AI judge, and says what kind of instrument it is.",
-    usage="PAIRS.jsonl --judge URL|MODEL|town:TASTE [--judge-model NAME] [--orders both] [--out FILE]",
+    usage="PAIRS.jsonl | --project NAME  --judge URL|MODEL|town:TASTE [--judge-model NAME] [--out FILE]",
     examples=(
         "tastemaker judge pairs.jsonl --judge http://localhost:8000/v1 --judge-model my-model",
         "tastemaker judge pairs.jsonl --judge Qwen/Qwen3-4B --logps --mean",
+        "tastemaker judge --project taste --judge http://localhost:8000/v1 --judge-model my-model",
         "tastemaker judge --canaries --judge http://localhost:8000/v1 --judge-model my-model",
         "tastemaker judge pairs.jsonl --labellers people.jsonl=1,town:fair=3",
     ),

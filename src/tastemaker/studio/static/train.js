@@ -77,6 +77,7 @@ async function follow() {
     open.hidden = told.status === "starting";
     at("beside").href = `/compare?model=${encodeURIComponent(name)}`;
     at("beside").hidden = told.status !== "finished";
+    if (at("stop")) at("stop").hidden = !told.job.running;
     if (!told.job.running && told.status !== "running") return;
   } catch (error) {
     toast(error.message);
