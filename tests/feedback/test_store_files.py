@@ -154,8 +154,10 @@ def test_nothing_to_export_and_other_endings_are_refused(store: Store, tmp_path:
         create_project(writer, "taste")
     with pytest.raises(TastemakerError, match="no labels"):
         export(store, "taste", tmp_path / "a.jsonl")
-    with pytest.raises(TastemakerError, match=r"\.jsonl or \.csv"):
+    with pytest.raises(TastemakerError, match=r"\.jsonl, \.json, \.csv, \.parquet"):
         export(store, "taste", tmp_path / "a.xlsx")
+    with pytest.raises(TastemakerError, match=r"everything as stored is written as \.jsonl or \.csv"):
+        export(store, "taste", tmp_path / "a.parquet", ExportOptions(everything=True))
 
 
 # --------------------------------------------------------------------------------- lineage, withdrawal

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from functools import cache
 
 from tastemaker.cli.anatomy import ANATOMY
+from tastemaker.cli.audit import AUDIT
 from tastemaker.cli.catalogue import declared_methods
 from tastemaker.cli.claims import CLAIMS_COMMAND
 from tastemaker.cli.command import Command
@@ -33,6 +34,7 @@ def commands() -> Mapping[str, Command]:
             RUN,
             ROUNDS,
             RECEIPT,
+            AUDIT,
             PLAN,
             EVALUATE,
             ANATOMY,

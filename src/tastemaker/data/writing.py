@@ -10,6 +10,8 @@ from pathlib import Path
 from tastemaker.data.dialogue import turns
 from tastemaker.types import Comparison, Demonstration, Judgement, Question, Record, TastemakerError, Text
 
+RISKY = ("=", "+", "-", "@", "\t", "\r")
+"""What makes a spreadsheet take a cell for a formula."""
 PAIRS = ((0, 1), (0, 0))
 """Rankings that are written as chosen and rejected."""
 
@@ -80,3 +82,8 @@ def write_records(path: str | Path, records: Iterable[Record]) -> None:
         path.write_bytes(data)
     except OSError as error:
         raise TastemakerError(f"{path}: cannot be written: {error.strerror or error}.") from error
+
+
+def plain_cell(text: str) -> str:
+    """A cell that no spreadsheet takes for a formula: those get a leading apostrophe."""
+    return f"'{text}" if text.lstrip(" ").startswith(RISKY) else text

@@ -2,32 +2,28 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
-import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from tastemaker.data.rowfiles import alike, endings, is_writable_name, write_rows
 from tastemaker.errors import TastemakerError
 from tastemaker.feedback.answers import ranking_of, strength_of
 from tastemaker.feedback.assign import in_force, withdrawn
+from tastemaker.feedback.groups import groups_of
 from tastemaker.feedback.items import shown_texts
 from tastemaker.feedback.ledger import Writer, head
 from tastemaker.feedback.projects import settings_of
 from tastemaker.feedback.store import Store
 from tastemaker.feedback.tables import Export, Item, Judgement, Person, Project, Prompt, Response
-from tastemaker.runs import sha256_file
-from tastemaker.runs.files import write_atomic
 
-FORMATS = (".jsonl", ".csv")
-_RISKY = ("=", "+", "-", "@", "\t", "\r")
-"""What makes a spreadsheet take a cell for a formula."""
+RAW = (".jsonl", ".csv")
+"""Endings that everything as stored can be written under: its columns hold values of several types."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +104,26 @@ def training_rows(session: Session, project: Project, options: ExportOptions) ->
         if weight != 1.0:
             extra["weight"] = weight
         rows.append(Row(judgement, person, item, {**values, **extra, "id": f"{project.name}/{judgement.id}"}))
-    return rows
+    one = alike([row.values for row in rows])
+    return [replace(row, values=values) for row, values in zip(rows, one, strict=True)]
+
+
+def project_rows(store: Store, name: str, options: ExportOptions) -> list[dict[str, Any]]:
+    """A project's labels as they would be exported; nothing is written and nothing noted. A column `group` says
+    which group of annotators each is from, where that is known.
+
+    Raises TastemakerError: no such project, no label yet.
+    """
+    from tastemaker.feedback.projects import project_named
+
+    with store.reading() as session:
+        groups = groups_of(session)
+        found = training_rows(session, project_named(session, name), options)
+    if not found:
+        raise TastemakerError(f"{name}: has no labels yet.")
+    return [
+        {**row.values, **({"group": group} if (group := groups.get(row.person.name)) else {})} for row in found
+    ]
 
 
 class _Texts:
@@ -204,15 +219,18 @@ def raw_rows(
 
 
 def export(store: Store, project_name: str, path: str | Path, options: ExportOptions | None = None) -> Export:
-    """Writes a project's labels to a JSONL or CSV file and notes in the store what the file holds.
+    """Writes a project's labels in the format that the path's ending says (see `data.rowfiles`), or as a folder
+    that `datasets` reads, and notes in the store what it holds.
 
-    Raises TastemakerError: no such project, no label yet, another ending, a file that cannot be written.
+    Raises TastemakerError: no such project, no label yet, another ending, a place that cannot be written.
     """
     from tastemaker.feedback.projects import project_named
 
     options, path = options or ExportOptions(), Path(path)
-    if path.suffix not in FORMATS:
-        raise TastemakerError(f"{path}: labels are written as {' or '.join(FORMATS)}.")
+    if not is_writable_name(path):
+        raise TastemakerError(f"{path}: labels are written as {endings()}.")
+    if options.everything and path.suffix not in RAW:
+        raise TastemakerError(f"{path}: everything as stored is written as {' or '.join(RAW)}.")
     with store.writing() as writer:
         project = project_named(writer.session, project_name)
         if options.everything:
@@ -221,45 +239,20 @@ def export(store: Store, project_name: str, path: str | Path, options: ExportOpt
             made = [(r.judgement.id, dict(r.values)) for r in training_rows(writer.session, project, options)]
         if not made:
             raise TastemakerError(f"{project_name}: has no labels to export yet.")
-        data = to_csv([v for _, v in made]) if path.suffix == ".csv" else to_jsonl([v for _, v in made])
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, data)
-        return _note(writer, project, path, options, [i for i, _ in made])
+        digest = write_rows(path, [values for _, values in made])
+        return _note(writer, project, path, digest, options, [i for i, _ in made])
 
 
-def _note(writer: Writer, project: Project, path: Path, options: ExportOptions, ids: list[int]) -> Export:
+def _note(
+    writer: Writer, project: Project, path: Path, digest: str, options: ExportOptions, ids: list[int]
+) -> Export:
     known = {**asdict(options), "ledger": head(writer.session)}
     return writer.add(
         Export(
             project_id=project.id,
             path=str(path.resolve()),
-            sha256=sha256_file(path),
+            sha256=digest,
             options=known,
             judgement_ids=ids,
         )
     )
-
-
-def to_jsonl(rows: Sequence[Mapping[str, Any]]) -> bytes:
-    """One JSON object a line."""
-    return "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows).encode()
-
-
-def to_csv(rows: Sequence[Mapping[str, Any]]) -> bytes:
-    """A table whose cells no spreadsheet takes for formulas: those get a leading apostrophe."""
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    out = io.StringIO(newline="")
-    table = csv.writer(out)
-    table.writerow(columns)
-    for row in rows:
-        table.writerow([_cell(row.get(name)) for name in columns])
-    return out.getvalue().encode()
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return ""
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    # A number is a number, whatever sign it begins with.
-    risky = isinstance(value, str) and text.lstrip(" ").startswith(_RISKY)
-    return f"'{text}" if risky or text.startswith(_RISKY[4:]) else text

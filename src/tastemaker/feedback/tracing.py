@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from tastemaker.data.rowfiles import remove_rows
 from tastemaker.errors import TastemakerError
 from tastemaker.feedback.assign import refresh_queue
 from tastemaker.feedback.exporting import ExportOptions, export
@@ -111,7 +112,7 @@ def withdraw(store: Store, name: str, runs: Sequence[Run], reason: str = "") -> 
         except TastemakerError as error:
             if "no labels" not in str(error):
                 raise
-            Path(path).unlink(missing_ok=True)
+            remove_rows(Path(path))
             emptied.append(path)
     affected = runs_trained_on(runs, {e.sha256 for e in held})
     return Withdrawn(len(ids), tuple(written), tuple(emptied), tuple(affected))

@@ -2,7 +2,7 @@
 hold), and of a preference set as a whole (`audit_preferences`).
 """
 
-from tastemaker.data.audit.findings import LIMITS, STRICT, Finding, Held, enforce_limits, held_against
+from tastemaker.data.audit.findings import LIMITS, STRICT, Finding, Held, held_against
 from tastemaker.data.audit.parts import Part, other_splits, read_groups, read_part
 from tastemaker.data.audit.texts import Audit, Leakage, audit_texts
 from tastemaker.data.audit.whole import SIMILARITY, PreferenceAudit, audit_preferences
@@ -19,7 +19,6 @@ __all__ = [
     "PreferenceAudit",
     "audit_preferences",
     "audit_texts",
-    "enforce_limits",
     "held_against",
     "other_splits",
     "read_groups",

@@ -102,7 +102,10 @@ class Collected:
     damaged: list[Noted] = field(default_factory=list[Noted])
     language: list[Noted] = field(default_factory=list[Noted])
     mixed: list[Noted] = field(default_factory=list[Noted])
+    texts: set[bytes] = field(default_factory=set[bytes])
+    """Prompts with their responses that were seen, as digests."""
     responses: int = 0
+    """Different ones: those of repeats and of further annotators are not counted again."""
     traits: dict[str, list[tuple[int, int]]] = field(default_factory=dict[str, list[tuple[int, int]]])
     """Trait -> for each ordered pair whether chosen and rejected have it, where one of them has."""
     trait_prompts: dict[str, list[Hashable]] = field(default_factory=dict[str, list[Hashable]])
@@ -137,18 +140,21 @@ class Collected:
         self.places.append(given.place)
         prompt, said = prompt_id(record), answers_said(record)
         row = str(at)
-        repeated = self.look.duplicates.count
         self.look.at_text(record, row, prompt)
         self.look.at_others(record, row, given.row, prompt, said)
         words = words_of(prompt_text(record.prompt))
         asked = _Asked.of(record, words)
-        answers = self._responses(at, record, asked)
+        # What several people were shown is one text: near copies and writing are told of it once.
+        texts = prompt + b"".join(sorted(said))
+        fresh = texts not in self.texts
+        self.texts.add(texts)
+        answers = self._responses(at, record, asked, fresh)
         first = prompt not in self.prompt_records
         self.prompt_records.setdefault(prompt, at)
         self.per_prompt[prompt] += 1
         if first:
             self._prompt(at, words, asked)
-        if self.look.duplicates.count == repeated:
+        if fresh:
             self.sketched.append(at)
             self.near_records.add(np.concatenate([self.vocabulary.triples(words), *answers.triples]))
         if isinstance(record, Comparison):
@@ -163,7 +169,7 @@ class Collected:
         self.scripts["prompt"][asked.script or "no letters"] += 1
         self.languages["prompt"][asked.language or "not clear"] += 1
 
-    def _responses(self, at: int, record: Record, asked: _Asked) -> Answers:
+    def _responses(self, at: int, record: Record, asked: _Asked, fresh: bool) -> Answers:
         responses = responses_of(record)
         best = min(record.ranking) if isinstance(record, Comparison) else 0
         tied = isinstance(record, Comparison) and len(set(record.ranking)) == 1
@@ -181,9 +187,10 @@ class Collected:
             found.triples.append(self.vocabulary.triples(words))
             found.bags.append(frozenset(found.triples[-1].tolist()))
             found.traits.append(frozenset(formats_of(text)))
-            self.trait_counts.update(found.traits[-1])
-            self._writing(at, text, side, words, asked)
-        self.responses += len(responses)
+            if fresh:
+                self.trait_counts.update(found.traits[-1])
+                self._writing(at, text, side, words, asked)
+        self.responses += len(responses) * fresh
         return found
 
     def _writing(self, at: int, text: str, side: str, words: Sequence[str], asked: _Asked) -> None:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from tastemaker.data.audit.parts import Place
-from tastemaker.data.visible import visible
-from tastemaker.errors import TastemakerError
 
 Weight = Literal["wrong", "doubtful", "told"]
 
@@ -286,7 +284,6 @@ class Held:
     count: int
     of: int
     allowed: float | None = None
-    words: str = field(default="")
 
     @property
     def share(self) -> float:
@@ -303,28 +300,19 @@ class Held:
 def held_against(
     findings: Sequence[Finding], limits: Mapping[str, float | None], strict: bool
 ) -> dict[str, Held]:
-    """Every limit with its count; with `strict` those of `STRICT` are 0 where nothing else is said."""
+    """Every limit that something can be held against, with its count; with `strict` those of `STRICT` are 0
+    where nothing else is said.
+    """
     found: dict[str, Held] = {}
     for name in LIMITS:
         own = [f for f in findings if f.kind.limit == name]
+        if not own:
+            continue
         allowed = limits.get(name)
         found[name] = Held(
             name,
             sum(f.count for f in own),
             max((f.of for f in own), default=0),
             0.0 if allowed is None and strict and name in STRICT else allowed,
-            " ".join(f.sentence() for f in own if f.count),
         )
     return found
-
-
-def enforce_limits(source: str, held: Mapping[str, Held]) -> None:
-    """Raises TastemakerError, naming every limit that is broken."""
-    broken = [
-        f"{visible(source)}: {h.words} That is more than {h.limit}={h.allowed:.4g} allows."
-        for h in held.values()
-        if h.broken and h.allowed is not None
-    ]
-    if broken:
-        remedy = "Mend or remove these rows (results.csv beside the page lists them all), or raise the limits."
-        raise TastemakerError("\n".join([*broken, remedy]))

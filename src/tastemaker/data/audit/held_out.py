@@ -108,8 +108,8 @@ def near_words(found: Collected) -> str:
     missed = bands.missed(found.similarity)
     return (
         f"At least {found.similarity:.0%} of word triples in common, over all that either has (Jaccard), "
-        f"letter case and punctuation aside. Searched for by MinHash in {bands.bands} bands of {bands.rows}, then "
-        "compared in full: none is reported wrongly; one that is just so alike is missed with probability "
+        f"letter case and punctuation aside. Searched for by MinHash in {bands.bands} bands of {bands.rows}, "
+        "then compared in full: none is reported wrongly; one that is just so alike is missed with probability "
         f"{missed:.2%}, those more alike less often. Of many from one template each is compared with "
         f"{COMPARED} at most."
     )

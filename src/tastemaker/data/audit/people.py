@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any
@@ -33,8 +33,8 @@ class Vote:
     who: str
     """The annotator; of somebody unnamed, something that no other label has."""
     named: bool
-    said: Hashable
-    """The better response, or `TIE`."""
+    said: str
+    """Which is the better response, "0" or "1" in the order of their digests, or `TIE`."""
     groups: Mapping[str, str]
 
 
@@ -62,8 +62,9 @@ class Voices:
         for i, j in combinations(range(len(said)), 2):
             if said[i] == said[j]:
                 continue
-            best = TIE if ranks[i] == ranks[j] else said[i] if ranks[i] < ranks[j] else said[j]
-            unit = topic + b"".join(sorted((said[i], said[j])))
+            both = sorted((said[i], said[j]))
+            best = TIE if ranks[i] == ranks[j] else str(both.index(said[i] if ranks[i] < ranks[j] else said[j]))
+            unit = topic + b"".join(both)
             votes = self.units.setdefault(unit, [])
             votes.append(Vote(who or f"\0{len(self.units)}.{len(votes)}", bool(who), best, groups))
             if best == TIE:
@@ -113,13 +114,7 @@ def _agreement(several: Sequence[Sequence[Vote]]) -> dict[str, Any] | None:
     """
     if len(several) < 2:
         return None
-    places = [sorted({v.said for v in votes if v.said != TIE}, key=str) for votes in several]
-    # Which response is the better one, by the order of their digests: first, second or neither.
-    ratings = [
-        [TIE if v.said == TIE else str(place.index(v.said)) for v in votes]
-        for votes, place in zip(several, places, strict=True)
-    ]
-    counts = category_counts(ratings, ["0", "1", TIE])
+    counts = category_counts([[v.said for v in votes] for votes in several], ["0", "1", TIE])
     generator = torch.Generator().manual_seed(_SEED)
     found: dict[str, Any] = {"pairs": len(several)}
     for name, measure in (("raw", raw_agreement), ("alpha", krippendorff_alpha)):
@@ -211,16 +206,16 @@ def by_group(voices: Voices, name: str) -> dict[str, Any]:
     }
 
 
-def _majorities(voices: Voices, name: str) -> list[dict[str, Hashable]]:
+def _majorities(voices: Voices, name: str) -> list[dict[str, str]]:
     """Of each pair, what most of each group say; groups without a clear majority are left out."""
-    found: list[dict[str, Hashable]] = []
+    found: list[dict[str, str]] = []
     for votes in voices.units.values():
-        by: dict[str, Counter[Hashable]] = {}
+        by: dict[str, Counter[str]] = {}
         for vote in votes:
             group = vote.groups.get(name)
             if group:
                 by.setdefault(group, Counter())[vote.said] += 1
-        clear: dict[str, Hashable] = {}
+        clear: dict[str, str] = {}
         for group, counts in by.items():
             top = counts.most_common(2)
             if len(top) == 1 or top[0][1] > top[1][1]:
