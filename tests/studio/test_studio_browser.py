@@ -19,7 +19,7 @@ from studio.shop import PASSWORD, Shop
 from tastemaker.feedback.exporting import ExportOptions, export
 from tastemaker.feedback.items import Written, add_item, person_named
 from tastemaker.feedback.judging import suggest
-from tastemaker.feedback.projects import ProjectSettings, create_project
+from tastemaker.feedback.projects import KINDS, ProjectSettings, create_project
 from tastemaker.feedback.tables import Item, Judgement, Person
 from tastemaker.runs import Run, Source, sha256_file
 from tastemaker.types import Message
@@ -382,7 +382,9 @@ def test_hostile_texts_stay_texts(shop: Shop, browser: Any, address: str) -> Non
 def test_pages_fit_are_named_and_can_be_read(
     shop: Shop, browser: Any, address: str, width: int, scheme: str, tmp_path: Path
 ) -> None:
-    shop.project("taste", ProjectSettings(), n=3)
+    for kind in KINDS:
+        shop.project(kind, ProjectSettings(kind=kind, axes=("helpful", "honest"), overlap=4), n=1)
+    kinds = [f"label/{kind}" for kind in KINDS]
     seat = Seat(
         browser,
         address,
@@ -392,7 +394,7 @@ def test_pages_fit_are_named_and_can_be_read(
         has_touch=width < 600,
     )
     out = Path(os.environ["STUDIO_SHOTS"]) if "STUDIO_SHOTS" in os.environ else tmp_path
-    for name in ("", "label/taste", "project/taste", "compare", "train", "runs", "people"):
+    for name in ("", *kinds, "project/pair", "compare", "train", "runs", "people"):
         seat.page.goto(f"{address}/{name}")
         seat.page.wait_for_function("() => !document.querySelector('[aria-busy]')")
         assert seat.page.evaluate("document.documentElement.scrollWidth") == width, name
