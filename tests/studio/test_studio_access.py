@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from fastapi.routing import APIRoute
@@ -15,6 +16,7 @@ from tastemaker.feedback.items import Written, add_item, person_named
 from tastemaker.feedback.judging import suggest
 from tastemaker.feedback.projects import ProjectSettings, project_named
 from tastemaker.feedback.tables import Item, Suggestion
+from tastemaker.studio import accounts
 
 LEVEL = {None: 0, "annotator": 1, "reviewer": 2, "admin": 3}
 EXPECTED = {
@@ -249,6 +251,30 @@ def test_invitations_make_one_account(shop: Shop) -> None:
     assert "has ended" in shop.client().get(path).text
     assert shop.client("ann").get("/api/projects").status_code == 200
     assert shop.client("ann").get("/api/people").status_code == 403
+
+
+def test_invitations_and_sessions_end(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = shop.client("admin")
+    path = client.post("/api/invites", json={"role": "annotator"}).json()["path"]
+    assert client.get("/api/people").status_code == 200
+    for hours, link_holds, session_holds in ((11, True, True), (6 * 24, True, False), (8 * 24, False, False)):
+        later = timedelta(hours=hours)
+        moment = (datetime.now(UTC) + later).isoformat(timespec="microseconds")
+        monkeypatch.setattr(accounts, "now", lambda moment=moment: moment)
+        assert ("has ended" not in shop.client().get(path).text) == link_holds
+        assert client.get("/api/people").status_code == (200 if session_holds else 401)
+    given = {"token": path.rpartition("/")[2], "name": "ann", "password": PASSWORD}
+    assert shop.client().post("/api/accept", json=given).status_code == 400
+
+
+def test_cookies_are_for_this_site_and_for_https_where_it_is_spoken(shop: Shop) -> None:
+    login = {"name": "annotator", "password": PASSWORD}
+    plain = shop.client().post("/api/login", json=login).headers["set-cookie"].lower()
+    assert "httponly" in plain and "samesite=lax" in plain and "secure" not in plain
+    behind = {"Origin": HOST.replace("http:", "https:")}  # a proxy speaks https to the browser
+    assert (
+        "secure" in shop.client().post("/api/login", json=login, headers=behind).headers["set-cookie"].lower()
+    )
 
 
 def test_logins_are_counted_and_say_nothing(shop: Shop) -> None:
