@@ -224,6 +224,12 @@ def summarised(answers: Answered, rewards: Sequence[float | None] | None) -> dic
     return {name: mean_of(values) for name, values in columns.items() if values}
 
 
+def columns(answers: Answered) -> dict[str, list[float | None]]:
+    """Figures of every prompt, in the prompts' order, to six digits."""
+    found = {k: answers[k] for k in ("score", "kl", "tokens") if answers[k]}
+    return {k: [None if v is None else round(v, 6) for v in values] for k, values in found.items()}
+
+
 def mean_of(values: Sequence[float | None]) -> dict[str, float]:
     """Mean of what is known, with its interval over prompts."""
     known = _column(values)

@@ -12,7 +12,7 @@ from tastemaker.studies.chain import Made
 from tastemaker.studies.pages import write_page
 from tastemaker.studies.rounds import Round, Rounds
 from tastemaker.studies.rounds_page import round_page, summary_page
-from tastemaker.studies.rounds_reading import Reader, label_figures, summarised, weights_of
+from tastemaker.studies.rounds_reading import Reader, columns, label_figures, summarised, weights_of
 from tastemaker.studies.start import cost_of
 from tastemaker.types import TastemakerError
 
@@ -69,7 +69,8 @@ class Reports:
         out = self._rounds.chain.out
         one = {**common, **found}
         page = write_page(out / "reports" / f"round-{each.number}", round_page(one), one)
-        self.results = {**common, "rounds": self._each}
+        start = columns(self._reader.answers(self._first))
+        self.results = {**common, "start": start, "rounds": self._each}
         write_page(out, summary_page(self.results), self.results)
         return page
 
@@ -100,6 +101,7 @@ class Reports:
             "labels": {**label_figures(label / "pairs.jsonl", reader.town), "summary": summary},
             "learned_from": self._learned_from(each, data.rows if data else 0),
             "costs": self._costs(each),
+            "columns": columns(answers["after"]),
             "samples": reader.samples(answers),
             "lineage": render_tree(lineage(run), once=True).splitlines(),
         }

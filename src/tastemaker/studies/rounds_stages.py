@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,14 +30,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class MakePart:
-    """A part of the prompts, each of them once."""
+    """A part of the prompts, each of them once, in an order drawn from the seed: files are often sorted."""
 
     name: ClassVar[str] = "part"
     needs: ClassVar[tuple[str, ...]] = ("data",)
     gives: ClassVar[tuple[str, ...]] = ("prompts.jsonl",)
 
+    seed: NonNegativeInt = 0
+    """Of the order."""
     skip: NonNegativeInt = 0
-    """Different prompts at the head of the data that are left to others."""
+    """Different prompts at the head of that order that are left to others."""
     limit: PositiveInt | None = None
     """Prompts taken after those; none: the rest."""
 
@@ -46,6 +49,7 @@ class MakePart:
     def make(self, folder: Path, inputs: Mapping[str, Any], report: Report) -> None:
         """Raises TastemakerError where there are not so many different prompts."""
         found = different_prompts(inputs["data"])
+        random.Random(self.seed).shuffle(found)
         wanted = self.skip + (self.limit or 1)
         if len(found) < wanted:
             raise TastemakerError(
