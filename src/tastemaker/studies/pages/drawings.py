@@ -14,6 +14,16 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 ARMS = [LIGHT[f"arm{i}"] for i in range(6)]
+FAINT = 0.06
+"""How much of its colour the palest cell of a heatmap has."""
+
+
+def shortened(label: str, most: int) -> str:
+    """A label without its middle where it is too long for a figure; tables have all of it."""
+    if len(label) <= most:
+        return label
+    kept = most - 1
+    return f"{label[: kept - kept // 2]}…{label[-(kept // 2) :]}"
 
 
 def forest(
@@ -40,7 +50,13 @@ def forest(
                 )
             axes.plot([times * value], [y], "o", color=ARMS[0], markersize=7)
             axes.text(
-                -0.015, y, label, transform=axes.get_yaxis_transform(), ha="right", va="center", fontsize=11
+                -0.015,
+                y,
+                shortened(label, 20 if narrow else 48),
+                transform=axes.get_yaxis_transform(),
+                ha="right",
+                va="center",
+                fontsize=11,
             )
         axes.set_ylim(-len(bars) + 0.4, 0.6)
         axes.yaxis.set_visible(False)
@@ -134,34 +150,40 @@ def heatmap(
     digits: int = 2,
     centre: float | None = None,
 ) -> Picture:
-    """A table of numbers as colours, each written in its cell where there are few. NaN is left blank."""
-    from matplotlib.colors import LinearSegmentedColormap, Normalize, TwoSlopeNorm
+    """A table of numbers as colours, each written in its cell where there are few. NaN is left blank.
+
+    Cells are one colour of the page, more or less of it, so that they are right on dark paper too; with
+    `centre` two, for what lies above and below.
+    """
+    from matplotlib.patches import Rectangle
 
     known = [v for row in values for v in row if finite(v)]
     low, high = (min(known), max(known)) if known else (0.0, 1.0)
-    if centre is None:
-        norm: Normalize = Normalize(low, high if high > low else low + 1)
-        colours = LinearSegmentedColormap.from_list("one", [LIGHT["paper"], ARMS[0]])
-    else:
-        reach = max(abs(low - centre), abs(high - centre), 1e-12)
-        norm = TwoSlopeNorm(centre, centre - reach, centre + reach)
-        colours = LinearSegmentedColormap.from_list("two", [ARMS[1], LIGHT["paper"], ARMS[0]])
+    reach = max(abs(low - centre), abs(high - centre), 1e-12) if centre is not None else max(high - low, 1e-12)
 
     def draw(figure: Figure, narrow: bool) -> None:
         axes: Axes = figure.add_subplot()
         axes.grid(False)
-        axes.imshow([list(row) for row in values], aspect="auto", cmap=colours, norm=norm, interpolation="none")
-        axes.set_xticks(range(len(columns)), list(columns), rotation=45 if narrow or len(columns) > 8 else 0)
+        axes.set_xlim(-0.5, len(columns) - 0.5)
+        axes.set_ylim(len(rows) - 0.5, -0.5)
+        for i, row in enumerate(values):
+            for j, value in enumerate(row):
+                if finite(value):
+                    size = (value - (low if centre is None else centre)) / reach
+                    own = ARMS[0] if size >= 0 else ARMS[1]
+                    look: dict[str, Any] = {"facecolor": own, "alpha": FAINT + (0.85 - FAINT) * abs(size)}
+                    axes.add_patch(Rectangle((j - 0.5, i - 0.5), 1, 1, linewidth=0, **look))
+        below = [shortened(c, 12 if narrow else 24) for c in columns]
+        axes.set_xticks(range(len(columns)), below, rotation=45 if narrow or len(columns) > 8 else 0)
         step = max(1, len(rows) // 32)
-        axes.set_yticks(range(0, len(rows), step), [rows[i] for i in range(0, len(rows), step)])
+        labels = [shortened(rows[i], 20 if narrow else 48) for i in range(0, len(rows), step)]
+        axes.set_yticks(range(0, len(rows), step), labels)
         if len(rows) <= 32 and len(columns) <= (6 if narrow else 14):
             for i, row in enumerate(values):
                 for j, value in enumerate(row):
                     if finite(value):
-                        shade = LIGHT["ink"]
-                        axes.text(
-                            j, i, number(value, digits), ha="center", va="center", fontsize=10, color=shade
-                        )
+                        words = number(value, digits)
+                        axes.text(j, i, words, ha="center", va="center", fontsize=10, color=LIGHT["ink"])
 
     height = min(900, 30 * len(rows) + 90)
     with style():
