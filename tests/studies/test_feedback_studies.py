@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import math
+from pathlib import Path
 
 import pytest
 
-from tastemaker.studies import chains, critic
+from tastemaker.studies import chains, chains_report, critic, critic_report
+from tastemaker.studies.claims.readings import critic_saves
+from tastemaker.studies.pages.written_out import markdown
 from tastemaker.town import Town
 
 
@@ -36,7 +40,7 @@ def test_intervals_over_seeds_are_students():
     assert math.isnan(critic.interval([1.0])["low"])
 
 
-def test_the_critic_study_reports_shares_saved_and_where_taste_enters():
+def test_the_critic_study_reports_shares_saved_and_where_taste_enters(tmp_path: Path):
     def seed(shift: float) -> dict:
         arms = {"sft": 0.0, **{f"people {n}": math.log(n / 75, 2) + shift for n in critic.PEOPLE}}
         arms |= dict.fromkeys(critic.CRITICS, 1.0 + shift)
@@ -55,9 +59,26 @@ def test_the_critic_study_reports_shares_saved_and_where_taste_enters():
     assert results["taste"]["long"]["words"]["mean"] == pytest.approx(4.0)
     assert results["taste"]["fair"]["words"]["mean"] == 0
     assert results["worth"]["fair"]["mean"] == pytest.approx(150)
-    page = critic.page(results)
-    assert "| long | -3.00 [-3.00, -3.00] | 4.00 [3.75, 4.25] |" in page
-    assert "| fair + people 300 | 0.50 [0.50, 0.50] | 0 of 3 |" in page
+    page = markdown(critic_report.critic_page(results))
+    assert "| long | −3.00 [−3.00, −3.00] | +4.00 [+3.75, +4.25] |" in page
+    assert "| fair + people 300 | 50 [50, 50]% | 0 of 3 |" in page
+    assert "**Beside 300 labels of people a fair critic saved 50 [50, 50]% of people's labels.**" in page
+    told = (
+        "The long critic (likes every word): against the model taught by people: gold −3.00 [−3.00, −3.00] and"
+    )
+    assert f"{told} words an answer +4.00 [+3.75, +4.25]." in page
+    again = json.loads(critic_report.report(tmp_path, results).with_name("results.json").read_text())
+    assert markdown(critic_report.critic_page(again)) == page == (tmp_path / "results.md").read_text()
+    rows = (tmp_path / "results.csv").read_text().splitlines()
+    assert rows[0].startswith("labels,gold_mean,gold_low,gold_high")
+    assert len(rows) == 2 + len(critic.arms())
+    html = (tmp_path / "report.html").read_text()
+    assert all(
+        f'aria-label="{words}' in html for words in ("Share of people", "Gold, critic", "Gold by labels")
+    )
+    critic_saves(again, (1, 2, 3))  # a claim reads these numbers
+    single = critic.summarise({1: seed(0.0)})
+    assert "is not told: 50 [–, –]%" in markdown(critic_report.critic_page(single))
 
 
 def test_domains_are_weighted_by_their_prompts():
@@ -77,7 +98,7 @@ def test_domains_are_weighted_by_their_prompts():
     assert by == pytest.approx(sum(counts[k] * read[f"gold/{k}"] for k in counts))
 
 
-def test_the_chains_study_tells_gain_and_cost():
+def test_the_chains_study_tells_gain_and_cost(tmp_path: Path):
     def seed(shift: float) -> dict:
         figures = {"gold": 0.0, "style": 0.0, "safety": 0.0, "honesty": 0.0, "general": 0.0, "words": 9.0}
         read = {p.stage: dict(figures) for p in chains.POLICIES}
@@ -89,5 +110,12 @@ def test_the_chains_study_tells_gain_and_cost():
     found = results["change"]["style_adapter"]
     assert [found[c]["mean"] for c in ("gold", "style", "general")] == pytest.approx([0.2, 2.0, -0.5])
     assert "sft" not in results["change"]
-    page = chains.page(results)
-    assert "| style_adapter | rlhf | 0.20 [0.20, 0.20] | 2.00 [2.00, 2.00] |" in page
+    page = markdown(chains_report.chains_page(results))
+    assert "| style_adapter | rlhf | +0.20 [+0.20, +0.20] | +2.00 [+2.00, +2.00] |" in page
+    told = "from rlhf: gold +0.20 [+0.20, +0.20]; gained in style +2.00 [+2.00, +2.00]; forgot in general −0.50"
+    assert told in page
+    assert sorted(p.stage for p in chains.POLICIES if p.start != p.stage) == sorted(
+        stage for _, _, stages in chains_report.PARTS for stage in stages
+    )
+    again = json.loads(chains_report.report(tmp_path, results).with_name("results.json").read_text())
+    assert markdown(chains_report.chains_page(again)) == page == (tmp_path / "results.md").read_text()

@@ -278,29 +278,37 @@ def _study(request: Request) -> None:
     folder = Path(request.values.get("out") or f"runs/{name}")
     seeds = tuple(range(1, 1 + int(request.values.get("seeds", 3))))
     workers = int(request.values.get("workers", 2))
-    if name == "critic":
-        from tastemaker.studies.critic import study
+    from tastemaker.runs.lines import read_object
+    from tastemaker.studies import chains, chains_report, critic, critic_report
 
-        study(folder, seeds=seeds, workers=workers)
+    report = critic_report.report if name == "critic" else chains_report.report
+    if request.values.get("pages"):
+        results = read_object(folder / "results.json")
+    elif name == "critic":
+        results = critic.study(folder, seeds=seeds, workers=workers)
     else:
-        from tastemaker.studies.chains import study as chains
-
-        chains(
-            folder, recipes=Path(request.values.get("recipes", "recipes/chains")), seeds=seeds, workers=workers
-        )
-    console().print(Text(f"{folder / 'results.md'}"), soft_wrap=True)
+        recipes = Path(request.values.get("recipes", "recipes/chains"))
+        results = chains.study(folder, recipes=recipes, seeds=seeds, workers=workers)
+    page = report(folder, results)
+    console().print(Text(f"report   {page}"), soft_wrap=True)
+    console().print(Text(f"numbers  {folder / 'results.json'}"), soft_wrap=True)
 
 
 STUDY = Command(
     name="study",
     summary="Studies on the embedded town: a critic beside people, and chains of methods.",
-    usage="critic|chains [--out DIR] [--seeds N] [--workers N]",
-    examples=("tastemaker study critic --out docs/results/critic", "tastemaker study chains"),
+    usage="critic|chains [--out DIR] [--seeds N] [--workers N] [--pages]",
+    examples=(
+        "tastemaker study critic --out docs/results/critic",
+        "tastemaker study critic --out docs/results/critic --pages     # the page anew, from the numbers",
+        "tastemaker study chains",
+    ),
     options=lambda: (
         Option("out", str | None, "runs/NAME", "Folder for results and runs.", "run"),
         Option("seeds", int, "3", "Towns.", "run"),
         Option("workers", int, "2", "Seeds at a time.", "run"),
         Option("recipes", str, "recipes/chains", "Folder with the chains' recipes.", "run"),
+        Option("pages", bool, "false", "Write the pages anew from results.json; runs nothing.", "run"),
     ),
     act=_study,
     words=1,

@@ -8,15 +8,14 @@ domain, so that what a domain's training gained there and cost elsewhere stands 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tastemaker.runs.files import write_atomic
+from tastemaker.runs import sha256_file
 from tastemaker.studies.chain import load_chain, run_chain
-from tastemaker.studies.critic import interval, reading, told
+from tastemaker.studies.critic import interval, reading
 from tastemaker.studies.tasks import Event, Report, Task, run_tasks
 from tastemaker.town import Town
 from tastemaker.types import TastemakerError
@@ -99,7 +98,7 @@ def by_domain(read: Mapping[str, float], town: Town) -> dict[str, float]:
 def study(
     out: Path, *, recipes: Path = Path("recipes/chains"), seeds: Sequence[int] = (1, 2, 3), workers: int = 2
 ) -> dict[str, Any]:
-    """Runs what is not done yet; writes `results.json` and `results.md` into `out`, runs into `out`/work.
+    """Runs what is not done yet, in `out`/work; `chains_report.report` writes what it returns.
 
     Raises:
         TastemakerError: the recipes are not there.
@@ -107,18 +106,18 @@ def study(
     missing = [p.recipe for p in POLICIES if not (recipes / f"{p.recipe}.yaml").exists()]
     if missing:
         raise TastemakerError(f"{recipes}: holds no {missing[0]}.yaml; name the folder of the chains' recipes")
-    arguments = {"recipes": str(recipes.resolve())}
-    tasks = [Task(f"chains-{s}", one_seed, {**arguments, "seed": s}, out / "work" / f"seed-{s}") for s in seeds]
+    files = {name: sha256_file(recipes / f"{name}.yaml") for name in dict.fromkeys(p.recipe for p in POLICIES)}
+    place = str(recipes.resolve())
+    tasks = [
+        Task(f"chains-{s}", one_seed, {"recipes": place, "seed": s}, out / "work" / f"seed-{s}", contents=files)
+        for s in seeds
+    ]
 
     def quiet(event: Event) -> None:
         """The study reports at its end."""
 
     found = run_tasks(tasks, workers=workers, on_event=quiet)
-    results = summarise({s: found[f"chains-{s}"] for s in seeds})
-    out.mkdir(parents=True, exist_ok=True)
-    write_atomic(out / "results.json", json.dumps(results, indent=1).encode() + b"\n")
-    write_atomic(out / "results.md", page(results).encode())
-    return results
+    return summarise({s: found[f"chains-{s}"] for s in seeds})
 
 
 def summarise(by_seed: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
@@ -137,48 +136,3 @@ def summarise(by_seed: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
     }
     by = {str(s): {p.stage: by_seed[s][p.stage] for p in POLICIES} for s in seeds}
     return {"seeds": seeds, "figures": figures, "change": change, "by_seed": by}
-
-
-def page(results: Mapping[str, Any]) -> str:
-    """The results as tables."""
-    columns = ("gold", *DOMAINS, "general")
-    lines = [
-        "# Chains on the town",
-        "",
-        f"{len(results['seeds'])} seeds, gold on {TEST_PROMPTS} test prompts each, one sampled answer to "
-        "each; means and "
-        "95% intervals over seeds (Student's t: three seeds show only large effects). One setting of every "
-        "method, none "
-        "tuned. `make results-chains` makes it again; the recipes are in `recipes/chains`.",
-        "",
-        "Domains: " + "; ".join(f"{d} = {', '.join(k)} prompts" for d, k in DOMAINS.items()) + ". "
-        f"`general`: {', '.join(GENERAL)}.",
-        "",
-        "## Gold",
-        "",
-        f"| policy | what it is | {' | '.join(columns)} | words |",
-        f"|---|---|{'---|' * (len(columns) + 1)}",
-    ]
-    for policy in POLICIES:
-        found = results["figures"][policy.stage]
-        cells = [told(found["gold"]), *(f"{found[c]['mean']:.2f}" for c in columns[1:])]
-        lines.append(
-            f"| {policy.stage} | {policy.words} | {' | '.join(cells)} | {found['words']['mean']:.1f} |"
-        )
-    lines += [
-        "",
-        "## What each step gained and what it cost",
-        "",
-        "Change in gold from the policy it started from, paired by seed. What a domain's training took away "
-        "elsewhere "
-        "stands under the other domains and `general`.",
-        "",
-        f"| policy | from | {' | '.join(columns)} |",
-        f"|---|---|{'---|' * len(columns)}",
-    ]
-    for policy in POLICIES:
-        if policy.start != policy.stage:
-            found = results["change"][policy.stage]
-            cells = " | ".join(told(found[c]) for c in columns)
-            lines.append(f"| {policy.stage} | {policy.start} | {cells} |")
-    return "\n".join(lines) + "\n"

@@ -13,7 +13,6 @@ cut there, and that is counted.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -32,7 +31,6 @@ from tastemaker.methods import DPO
 from tastemaker.models import build_roles
 from tastemaker.rollout import LocalGenerator
 from tastemaker.runs import Run
-from tastemaker.runs.files import write_atomic
 from tastemaker.studies.labelling import TownPanel
 from tastemaker.studies.making import MakeTown, draw
 from tastemaker.studies.start import fit_stage
@@ -196,18 +194,14 @@ def reading(run: Any, town: Town, *, prompts: int = TEST_PROMPTS) -> dict[str, f
 
 
 def study(out: Path, *, seeds: Sequence[int] = (1, 2, 3), workers: int = 2) -> dict[str, Any]:
-    """Runs what is not done yet; writes `results.json` and `results.md` into `out`, runs into `out`/work."""
+    """Runs what is not done yet, in `out`/work; `critic_report.report` writes what it returns."""
     tasks = [Task(f"critic-{s}", one_seed, {"seed": s}, out / "work" / f"seed-{s}") for s in seeds]
 
     def quiet(event: Event) -> None:
         """The study reports at its end."""
 
     found = run_tasks(tasks, workers=workers, on_event=quiet)
-    results = summarise({s: found[f"critic-{s}"] for s in seeds})
-    out.mkdir(parents=True, exist_ok=True)
-    write_atomic(out / "results.json", json.dumps(results, indent=1).encode() + b"\n")
-    write_atomic(out / "results.md", page(results).encode())
-    return results
+    return summarise({s: found[f"critic-{s}"] for s in seeds})
 
 
 def summarise(by_seed: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
@@ -266,75 +260,3 @@ def equal_people(read: Mapping[str, Mapping[str, float]], gold: float) -> tuple[
         if y0 <= gold < y1:
             return math.exp(x0 + (x1 - x0) * (gold - y0) / (y1 - y0)), False
     return float(PEOPLE[-1]), True
-
-
-def page(results: Mapping[str, Any]) -> str:
-    """The results in words and tables."""
-    seeds = len(results["seeds"])
-    lines = [
-        "# A critic beside people, on the town",
-        "",
-        f"{seeds} seeds, {PAIRS} pairs each, DPO (one pass, beta 0.3) from one SFT policy a seed; means and "
-        "95% "
-        f"intervals over seeds (t), gold on {TEST_PROMPTS} test prompts. `make results-critic` makes it again.",
-        "",
-        "## What kind of judges they are",
-        "",
-        "Agreement with the gold reward and with people's labels on the same pairs (ties aside); the same "
-        "winner when "
-        "the order is swapped; how often the answer shown first, and the longer one, wins.",
-        "",
-        "| who | agrees with gold | with people | under swap | first | longer |",
-        "|---|---|---|---|---|---|",
-    ]
-    for name, found in results["judges"].items():
-        cells = [
-            f"{found[k]['mean']:.2f}" if k in found else ""
-            for k in ("gold", "people", "swap", "first", "longer")
-        ]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    lines += [
-        "",
-        "## Where the critic's taste enters the model",
-        "",
-        f"Models taught by a critic alone, less the model taught by people ({PAIRS} labels each). Words an "
-        "answer; "
-        f'`manner`: share of answers with the critics\' own phrase, "{SIGNATURE}"; the rest are parts of gold.',
-        "",
-        f"| critic | {' | '.join(FIGURES)} |",
-        f"|---|{'---|' * len(FIGURES)}",
-    ]
-    for name, found in results["taste"].items():
-        lines.append(f"| {name} | {' | '.join(told(found[f]) for f in FIGURES)} |")
-    lines += [
-        "",
-        "## Gold",
-        "",
-        "| labels | gold | words |",
-        "|---|---|---|",
-    ]
-    for name, found in results["figures"].items():
-        lines.append(f"| {name} | {told(found['gold'])} | {told(found['words'], 1)} |")
-    lines += [
-        "",
-        "## How many labels of people it replaces",
-        "",
-        "At equal gold, by the curve of people alone. `cut`: seeds in which the gold lay beyond an end of "
-        "that curve "
-        f"({PEOPLE[0]} or {PEOPLE[-1]} labels), so that the share is a bound.",
-        "",
-        f"| labels ({PAIRS} in all) | share of people's labels saved | cut |",
-        "|---|---|---|",
-    ]
-    for name, found in results["saved"].items():
-        lines.append(f"| {name} | {told(found)} | {found['cut']} of {seeds} |")
-    lines += ["", "| critic alone | labels of people that it is worth |", "|---|---|"]
-    for name, found in results["worth"].items():
-        lines.append(f"| {name} | {told(found, 0)} |")
-    return "\n".join(lines) + "\n"
-
-
-def told(found: Mapping[str, float], digits: int = 2) -> str:
-    """A mean with its interval."""
-    low, high = f"{found['low']:.{digits}f}", f"{found['high']:.{digits}f}"
-    return f"{found['mean']:.{digits}f} [{low}, {high}]"
