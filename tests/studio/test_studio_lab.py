@@ -10,6 +10,7 @@ from studio.shop import Shop
 from tastemaker.feedback.projects import ProjectSettings
 from tastemaker.methods import SFT
 from tastemaker.models import tiny_model
+from tastemaker.runs import Run
 from tastemaker.studio.jobs import command_line
 from tastemaker.training import train
 from tastemaker.types import Demonstration
@@ -141,3 +142,14 @@ def test_reports_are_served_in_a_sandbox(shop: Shop, tmp_path: Path) -> None:
         and "same-origin" not in policies[0]
     )
     assert shop.client("annotator").get("/reports/study").status_code == 403
+
+
+def test_reports_lead_to_their_runs_and_runs_to_their_reports(shop: Shop, tmp_path: Path) -> None:
+    for name in ("study/arms/dpo", "study/arms/ppo", "alone"):
+        Run.create(tmp_path / "runs" / name, method="dpo", settings={}, seed=0)
+    (tmp_path / "runs" / "study" / "report.html").write_text("<p>no winner</p>")
+    client = shop.client("reviewer")
+    (told,) = client.get("/api/runs").json()["reports"]
+    assert told["name"] == "study" and sorted(told["runs"]) == ["study/arms/dpo", "study/arms/ppo"]
+    assert client.get("/api/run/study/arms/dpo").json()["reports"] == ["study"]
+    assert client.get("/api/run/alone").json()["reports"] == []

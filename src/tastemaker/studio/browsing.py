@@ -33,10 +33,19 @@ SANDBOX = (
 def runs(shop: Shop) -> dict[str, Any]:
     """All runs, newest first, and the reports beside them."""
     found = runs_below(shop)
-    root = shop.root.resolve()
-    folders = sorted({parent for run in found for parent in run.folder.parents if parent.is_relative_to(root)})
-    reports = [f.relative_to(root).as_posix() for f in folders if (f / REPORT).is_file() and f != root]
-    return {"runs": [_line(shop, run) for run in reversed(found)], "reports": reports}
+    reports: dict[str, list[str]] = {}
+    for each in found:
+        for report in _reports_on(shop, each):
+            reports.setdefault(report, []).append(name_of(shop, each))
+    told = [{"name": name, "runs": below} for name, below in sorted(reports.items())]
+    return {"runs": [_line(shop, each) for each in reversed(found)], "reports": told}
+
+
+def _reports_on(studio: Studio, run: Run) -> list[str]:
+    """Reports in the folders above a run: a study's page lies above the runs it speaks of."""
+    root = studio.root.resolve()
+    above = [f for f in run.folder.parents if f != root and f.is_relative_to(root)]
+    return [f.relative_to(root).as_posix() for f in above if (f / REPORT).is_file()]
 
 
 def _line(studio: Studio, run: Run) -> dict[str, Any]:
@@ -67,6 +76,7 @@ def run(shop: Shop, name: str) -> dict[str, Any]:
         "curves": curves(found),
         "samples": found.samples()[-SAMPLES:],
         "lineage": _tree(shop, lineage(found)),
+        "reports": _reports_on(shop, found),
     }
 
 

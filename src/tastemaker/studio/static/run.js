@@ -34,7 +34,9 @@ async function show() {
   at("state").textContent = `${run.method}, ${run.status}${run.reason ? `: ${run.reason}` : ""}; ${run.steps} steps; made ${run.created.slice(0, 16).replace("T", " ")}; weights ${(run.weights ?? "none yet").slice(0, 12)}`;
   const drawn = charts(run.curves);
   fill(at("curves"), drawn.length ? drawn : el("p", { class: "note" }, "Nothing was logged more than once."));
-  fill(at("lineage"), el("ul", { class: "tree" }, node(run.lineage)));
+  const told = run.reports.flatMap((r) => [" ", el("a", { href: `/reports/${path(r)}` }, r)]);
+  fill(at("lineage"), told.length ? el("p", {}, "Reports that speak of it:", told) : null, el("ul", { class: "tree" }, node(run.lineage)),
+    run.status === "finished" && !run.method.includes("reward") ? el("p", {}, el("a", { href: `/compare?model=${encodeURIComponent(name)}` }, "Compare it with others")) : null);
   fill(at("samples"), run.samples.length ? el("div", { class: "responses" }, run.samples.map(sample)) : el("p", { class: "note" }, "None were kept (setting num_samples)."));
   const rows = [["command", run.command], ["seed", run.seed], ...Object.entries(run.settings)];
   fill(at("settings").tBodies[0], rows.map(([k, v]) => el("tr", {}, el("th", { scope: "row" }, k), el("td", {}, typeof v === "object" ? JSON.stringify(v) : String(v)))));

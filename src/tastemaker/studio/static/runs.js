@@ -19,7 +19,9 @@ async function load() {
   const { runs, reports } = await get("/api/runs");
   all = runs;
   show();
-  fill(at("reports"), reports.length ? el("p", {}, "Reports: ", reports.flatMap((r) => [el("a", { href: `/reports/${path(r)}` }, r), " "])) : []);
+  const link = (name) => el("li", {}, el("a", { href: `/runs/${path(name)}` }, name));
+  fill(at("reports"), reports.length ? [el("h2", {}, "Reports"), el("ul", {}, reports.map((r) => el("li", {}, el("a", { href: `/reports/${path(r.name)}` }, r.name),
+    el("details", {}, el("summary", {}, `of ${r.runs.length} ${r.runs.length === 1 ? "run" : "runs"}`), el("ul", {}, r.runs.map(link))))))] : []);
 }
 
 const shortened = (value) => (value && Object.keys(value).length ? Object.entries(value).map(([k, v]) => `${k} ${JSON.stringify(v)}`).join(", ") : "nothing");
