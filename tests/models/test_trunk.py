@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from models.tiny_families import BATCH, each_alone, far, tiny
 from tastemaker.models.adapters import AdapterSwitch
-from tastemaker.models.backbone import HeadRule
+from tastemaker.models.backbone import HeadRule, hidden_states
 from tastemaker.models.forward import Scorer
+from tastemaker.models.layout import stream
 from tastemaker.models.probe import ProbeResult
-from tastemaker.types import Bundles
+from tastemaker.types import Bundles, Tree
 
 CLOSE = 2e-5
 STREAM = ProbeResult("stream", HeadRule("chunked"))
@@ -159,7 +161,8 @@ def test_weights_that_are_not_kept_for_the_backward_are_made_again(monkeypatch: 
     monkeypatch.setattr("tastemaker.models.trunk.KEEP_BYTES", 0)
     model = adapted("qwen2", "all-linear")
     assert_alike(model)
-    assert not Scorer(model, STREAM).trunk.layers[0].keep
+    trunk = Scorer(model, STREAM).trunk
+    assert trunk is not None and not trunk.layers[0].keep
     assert_alike(tiny("qwen3"))
 
 
@@ -193,3 +196,63 @@ def test_merged_adapters_are_part_of_the_weights() -> None:
     quick = Scorer(model, STREAM)
     assert quick.trunk is not None
     assert far(quick(BATCH).logps, before) < CLOSE
+
+
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["kept", "recomputed"])
+@pytest.mark.parametrize("which", ["distinct", "last"])
+def test_the_last_layer_works_for_what_is_read_alone(which: str, checkpointing: bool) -> None:
+    """Chosen states and all their gradients are those of the model's own code, at less arithmetic."""
+    model = adapted("llama", "all-linear")
+    base: Any = model.get_base_model()
+    if checkpointing:
+        base.gradient_checkpointing_enable({"use_reentrant": False})
+        model.train()
+    ids = torch.randint(5, 40, (60,), generator=torch.Generator().manual_seed(4))
+    tree = Tree(prompt=ids[:49], responses=(ids[49:55], ids[55:]), ended=(True, True))
+    laid = stream(Bundles((tree,) * 4), torch.device("cpu"))
+    rows = getattr(laid, which)
+    trunk = Scorer(model, STREAM).trunk
+    assert trunk is not None
+    weights = torch.randn(
+        len(rows), base.config.hidden_size, generator=torch.Generator().manual_seed(3)
+    ).double()
+
+    def worked(states: Callable[[], Tensor]) -> tuple[Tensor, list[Tensor], int]:
+        model.zero_grad(set_to_none=True)
+        with FlopCounterMode(display=False) as counter:
+            found = states()
+            (found * weights).sum().backward()
+        gradients = [p.grad for p in model.parameters() if p.grad is not None]
+        return found.detach(), gradients, counter.get_total_flops()
+
+    mine, found, spent = worked(lambda: trunk(laid, rows))
+    own, wanted, _ = worked(lambda: hidden_states(base, laid).index_select(0, rows))
+    whole = worked(lambda: trunk(laid).index_select(0, rows))[2]
+    assert len(found) == len(wanted) > 0
+    for a, b in zip([mine, *found], [own, *wanted], strict=True):
+        assert float((a - b).norm()) <= CLOSE * float(b.norm())
+    layers = len(trunk.layers)
+    assert spent < whole * (1 - 0.25 / layers), (spent, whole)
+
+
+def test_rewards_of_last_tokens_learn_as_by_full_autograd() -> None:
+    model = milder(tiny("llama", torch.float32))
+    exact = copy.deepcopy(model).double()
+    head = torch.linspace(-1, 1, model.config.hidden_size)
+
+    def learned(states: Tensor, under: Any) -> tuple[float, list[Tensor]]:
+        loss = torch.nn.functional.softplus(-(states @ head.to(states.dtype))).sum()
+        loss.backward()
+        return loss.item(), [p.grad.double() for p in under.parameters() if p.grad is not None]
+
+    laid = stream(BATCH, torch.device("cpu"))
+    trunk = Scorer(model, STREAM).trunk
+    assert trunk is not None
+    responses = [torch.cat([t.prompt, r])[None] for t in BATCH.trees for r in t.responses]
+    full = torch.cat([exact.model(ids).last_hidden_state[:, -1] for ids in responses])
+    truth, wanted = learned(full, exact)
+    assert len(wanted) > 2
+    loss, found = learned(trunk(laid, laid.last), model)
+    assert abs(loss - truth) < 1e-5 * abs(truth)
+    for mine, theirs in zip(found, wanted, strict=True):
+        assert float((mine - theirs).norm()) < 1e-5 * float(theirs.norm())

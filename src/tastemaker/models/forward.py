@@ -84,12 +84,18 @@ class Scorer(nn.Module):
         parts = [self._score(laid, want, head, beside, temperature, entropy) for laid in laids]
         return _reassemble(parts, *restoring(groups, batch.lengths.tolist()))
 
-    def _states(self, laid: Stream) -> Tensor:
-        """[T, d] what enters the output embedding."""
+    def _states(self, laid: Stream, rows: Tensor | None) -> Tensor:
+        """[S, d] what enters the output embedding at the distinct `rows`; None: at all [T, d]."""
         if self.trunk is not None:
-            return self.trunk(laid)
+            return self.trunk(laid, rows)
         model = base_of(self.model)
-        return hidden_states(model, laid) if self.result.catches else last_layer(model, laid)
+        states = hidden_states(model, laid) if self.result.catches else last_layer(model, laid)
+        return states if rows is None else states.index_select(0, rows)
+
+    def _before(self, laid: Stream) -> Tensor:
+        """[N, d] of the state before each response token."""
+        states = self._states(laid, laid.distinct)
+        return states if len(laid.distinct) == len(laid.place) else states.index_select(0, laid.place)
 
     def _score(
         self,
@@ -108,31 +114,26 @@ class Scorer(nn.Module):
             logits = whole_logits(model, laid)
             logps, entropies = dense_logps(logits, laid.targets, temperature=temperature, entropy=entropy)
             # what enters such a model's head is not at hand where its logits are: a pass of its own
-            values = None if beside is None else _values(beside, self._states(laid), laid)
+            values = None if beside is None else cast(Tensor, cast(nn.Module, beside)(self._before(laid)))
             return Scores(logps=logps, entropy=entropies, values=values)
-        hidden = self._states(laid)
         if want == "logps":
-            before = hidden.index_select(0, laid.source)
+            before = self._before(laid)
             logps, entropies = head_logps(
                 model, rule, before, laid.targets, temperature=temperature, entropy=entropy
             )
             values = None if beside is None else cast(Tensor, cast(nn.Module, beside)(before))
             return Scores(logps=logps, entropy=entropies, values=values)
         if want == "values":
-            return Scores(values=_values(cast(Head, head), hidden, laid))
+            return Scores(values=cast(Tensor, cast(nn.Module, head)(self._before(laid))))
         if isinstance(head, StepHead):
-            return Scores(values=head(hidden.index_select(0, laid.at)))
+            return Scores(values=head(self._states(laid, laid.at)))
         if isinstance(head, TokenHead):
+            hidden = self._states(laid, None)
             before, at = hidden.index_select(0, laid.source), hidden.index_select(0, laid.at)
             scores = head.token_scores(before, at, laid.targets)
             rewards = torch.zeros(len(laid.last), dtype=scores.dtype, device=scores.device)
             return Scores(rewards=rewards.index_add(0, laid.response, scores))
-        return Scores(rewards=cast(nn.Module, head)(hidden.index_select(0, laid.last)))
-
-
-def _values(head: Head, hidden: Tensor, laid: Stream) -> Tensor:
-    """[N] of the state before each token."""
-    return cast(Tensor, cast(nn.Module, head)(hidden.index_select(0, laid.source)))
+        return Scores(rewards=cast(nn.Module, head)(self._states(laid, laid.last)))
 
 
 def _reassemble(parts: list[Scores], tokens: Tensor, responses: Tensor) -> Scores:

@@ -105,6 +105,10 @@ class Stream:
     """None for plain rows, which run through the model's own attention without any mask."""
     source: Tensor
     """[N] int64: the hidden state that predicts response token n."""
+    distinct: Tensor
+    """[S] int64, ascending: the states in `source`, each once (siblings share their prompt's last)."""
+    place: Tensor
+    """[N] int64: where in `distinct` each of `source` stands."""
     at: Tensor
     """[N] int64: the hidden state of response token n itself."""
     targets: Tensor
@@ -150,13 +154,16 @@ def stream(batch: Bundles, device: torch.device, only: Sequence[int] | None = No
     source[own_length.cumsum(0) - own_length] = torch.tensor(before)
     ids = torch.cat([s.to("cpu", torch.int64) for s in segments])
     last = (start + length - 1)[kind > 0]
-    on_device = [x.to(device) for x in (ids, position, branch, source, tokens, last)]
-    ids, position, branch, source, tokens, last = on_device
+    distinct, place = source.unique(return_inverse=True)
+    on_device = [x.to(device) for x in (ids, position, branch, source, distinct, place, tokens, last)]
+    ids, position, branch, source, distinct, place, tokens, last = on_device
     return Stream(
         ids=ids[None],
         positions=position[None],
         tree=TreeLayout(extents, branch, position),
         source=source,
+        distinct=distinct,
+        place=place,
         at=tokens,
         targets=ids[tokens],
         response=branch[tokens] - 1,
@@ -184,6 +191,8 @@ def rows(batch: Bundles, device: torch.device, only: Sequence[int] | None = None
         positions=torch.arange(width, device=device).expand(len(pairs), width),
         tree=None,
         source=(at - 1).to(device),
+        distinct=(at - 1).to(device),
+        place=torch.arange(len(at), device=device),
         at=at.to(device),
         targets=ids.reshape(-1)[at].to(device),
         response=torch.repeat_interleave(torch.arange(len(pairs)), lengths).to(device),

@@ -83,8 +83,10 @@ class Layer:
         for module in (*self.projections, *self.gates):
             _update(module)
 
-    def __call__(self, x: Tensor, angles: Tensor, tree: TreeLayout, dtype: torch.dtype) -> Tensor:
-        """[T, d] -> [T, d]"""
+    def __call__(
+        self, x: Tensor, angles: Tensor, tree: TreeLayout, dtype: torch.dtype, rows: Tensor | None = None
+    ) -> Tensor:
+        """[T, d] -> [T, d], or [S, d] of the `rows` [S] alone: the others give keys and values and no more."""
         first, second = self.norms
         tokens = len(tree.branch)
         kind = Kind(dtype, _epsilon(first), self.heads, self.key_heads, keep=self.keep)
@@ -92,7 +94,9 @@ class Layer:
         query, key, value = cast("tuple[Tensor, ...]", Project.apply(x, first.weight, angles, kind, *tensors))
         packed = (h[:tokens].transpose(0, 1)[None] for h in (query, key, value))
         heads = tree.attend(self.attention, *packed, **self.options)[0].reshape(tokens, -1)
-        if len(x) > tokens:
+        if rows is not None:
+            x, heads = x.index_select(0, rows), heads.index_select(0, rows)
+        elif len(x) > tokens:
             heads = nn.functional.pad(heads, (0, 0, 0, len(x) - tokens))
         kind, tensors = _tensors(Kind(dtype, 0.0, keep=self.keep), self.projections[3:])
         x = cast(Tensor, Output.apply(x, heads, kind, *tensors))
@@ -145,15 +149,18 @@ class Trunk:
         self.core = cast(Any, model).model
         self.layers = tuple(layers)
 
-    def __call__(self, laid: Stream) -> Tensor:
-        """[T, d] hidden states of the stream, normed, with the adapter that is switched on."""
+    def __call__(self, laid: Stream, rows: Tensor | None = None) -> Tensor:
+        """[T, d] hidden states of the stream, normed, with the adapter that is switched on; of the distinct
+        `rows` [S] alone where they are given, which spares the last layer most of its work on all others.
+        """
         assert laid.tree is not None
         try:
             for layer in self.layers:
                 layer.check()
         except Unknown as reason:
             log.debug("%s goes through its own layers: %s", type(self.model).__name__, reason)
-            return hidden_states(self.model, laid)
+            states = hidden_states(self.model, laid)
+            return states if rows is None else states.index_select(0, rows)
         x = self.core.embed_tokens(laid.ids)
         device = x.device.type
         dtype = _linear(self.layers[0].projections[0]).weight.dtype
@@ -164,14 +171,18 @@ class Trunk:
         spare = -tokens % ROW_STEP if device == "cpu" else 0
         x, cos, sin = (nn.functional.pad(t, (0, 0, 0, spare)) for t in (x, cos[0], sin[0]))
         angles = rotation(cos, sin)
+        filled = None
+        if rows is not None:
+            filled = nn.functional.pad(rows, (0, -len(rows) % ROW_STEP if device == "cpu" else 0))
         again = bool(self.core.training and getattr(self.core, "gradient_checkpointing", False))
         with torch.autocast(device, enabled=False):
             for layer in self.layers:
+                last = filled if layer is self.layers[-1] else None
                 if again and torch.is_grad_enabled():
-                    x = cast(Any, checkpoint)(layer, x, angles, laid.tree, dtype, use_reentrant=False)
+                    x = cast(Any, checkpoint)(layer, x, angles, laid.tree, dtype, last, use_reentrant=False)
                 else:
-                    x = layer(x, angles, laid.tree, dtype)
-        return self.core.norm(x[:tokens])
+                    x = layer(x, angles, laid.tree, dtype, last)
+        return self.core.norm(x[: tokens if rows is None else len(rows)])
 
 
 def trunk_of(model: PreTrainedModel) -> Trunk | None:
