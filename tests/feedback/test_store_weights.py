@@ -44,8 +44,10 @@ def batch(weights: list[float] | None, n: int) -> Bundles:
     [
         DPO(),
         DPO(loss_type="ipo"),
+        DPO(loss_type="robust", label_smoothing=0.2),
         RewardModel(),
         RewardModel(loss_type="davidson"),
+        KTO(),
         KTO(loss_type="apo_zero_unpaired"),
     ],
     ids=str,
@@ -58,6 +60,7 @@ def test_weight_scales_each_labels_own_loss(method) -> None:
     def total(weights: list[float] | None, at: slice = slice(0, 3)) -> float:
         n = len(range(3)[at])
         part = batch(weights, n).with_tokens(reference_logps=before[4 * at.start : 4 * at.stop])
+        part = part.with_trees(kl=torch.full((n,), 0.3, dtype=torch.float64))
         said = Scores(logps=logps[4 * at.start : 4 * at.stop], rewards=rewards[2 * at.start : 2 * at.stop])
         return float(next(iter(method.loss(said, part).terms.values()))[0])
 
@@ -76,15 +79,27 @@ def test_weight_is_read_kept_and_written(tmp_path: Path) -> None:
         read_records([{**rows(1)[0], "weight": -1}])
 
 
-def test_weight_0_trains_the_very_same_weights_as_removal(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "method", [DPO, lambda: DPO(loss_type="robust", label_smoothing=0.1), RewardModel, KTO], ids=str
+)
+def test_weight_0_trains_the_very_same_weights_as_removal(method, tmp_path: Path) -> None:
     kept = rows(6)
-    cast_out = [*kept[:3], {**rows(1)[0], "prompt": "wrong", "weight": 0}, *kept[3:]]
+    if method is KTO:
+        kept = [
+            {"prompt": r["prompt"], "completion": r["chosen"], "label": i % 2 == 0} for i, r in enumerate(kept)
+        ]
+    cast_out = [*kept[:3], {**kept[0], "prompt": "wrong", "weight": 0}, *kept[3:]]
     model = tiny_model(["say yes no wrong 0 1 2 3 4 5"], seed=0)
     hashes = []
     for name, data in (("with", cast_out), ("without", kept)):
         path = write(tmp_path / f"{name}.jsonl", data)
         run = train(
-            DPO(), model=model, data=str(path), out=tmp_path / name, max_steps=3, per_device_train_batch_size=2
+            method(),
+            model=model,
+            data=str(path),
+            out=tmp_path / name,
+            max_steps=3,
+            per_device_train_batch_size=2,
         )
         hashes.append(run.weights_hash)
         model = tiny_model(["say yes no wrong 0 1 2 3 4 5"], seed=0)
