@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
@@ -13,6 +14,9 @@ from tastemaker.cli.catalogue import Option
 from tastemaker.cli.command import Command
 from tastemaker.cli.help import console
 from tastemaker.cli.layers import Request, UsageError
+
+if TYPE_CHECKING:
+    from tastemaker.data.rows import RawTable
 
 FILES = 64
 
@@ -103,8 +107,10 @@ def _check(request: Request) -> None:
         raise UsageError("\n".join(wrong))
 
 
-def _stored(values: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _stored(values: Mapping[str, Any]) -> RawTable:
     """A project's labels as rows, as `labels export` would write them."""
+    from tastemaker.data.sources import rows_in_memory
+
     try:
         from tastemaker.feedback.exporting import ExportOptions, project_rows
         from tastemaker.feedback.store import Store
@@ -115,9 +121,10 @@ def _stored(values: Mapping[str, Any]) -> list[dict[str, Any]]:
         raise UsageError(f"--labels {where}: there is no such store")
     store = Store.open(where)
     try:
-        return project_rows(store, values["project"], ExportOptions(names=values.get("names", False)))
+        rows = project_rows(store, values["project"], ExportOptions(names=values.get("names", False)))
     finally:
         store.close()
+    return replace(rows_in_memory(rows), source=str(values["project"]))
 
 
 def _said(text: str) -> Text:

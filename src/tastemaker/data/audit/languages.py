@@ -38,6 +38,7 @@ _RANGES: tuple[tuple[str, str], ...] = (
 )
 _SCRIPTS = tuple((name, re.compile(f"[{chars}]")) for name, chars in _RANGES)
 _OTHER = re.compile("[" + "".join(chars for _, chars in _RANGES) + "]")
+_NO_LETTERS = bytes(n for n in range(128) if not chr(n).isalpha())
 _LATIN = re.compile("[A-Za-z\u00c0-\u024f\u1e00-\u1eff]")
 
 _ONE_LANGUAGE: Mapping[str, str] = {
@@ -132,7 +133,9 @@ def scripts_of(text: str) -> Counter[str]:
                 n = len(letters.findall(others))
                 if n:
                     found[name] = n
-    latin = len(_LATIN.findall(text)) if found else int(_LATIN.search(text) is not None)
+        latin = len(_LATIN.findall(text))
+    else:
+        latin = len(text.encode("ascii").translate(None, _NO_LETTERS))
     if latin:
         found["Latin"] = latin
     return found
