@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo test check lint types layers format docs docs-index results results-offline results-online results-claims results-critic results-chains arithmetic studies-offline test-oracle bench bench-scaling bench-gpu bench-studio campaign-labels campaign-labels-postgresql clean help
+.PHONY: demo test check lint types layers format docs docs-index results results-offline results-online results-claims results-critic results-chains results-selection arithmetic studies-offline test-oracle bench bench-scaling bench-gpu bench-studio campaign-labels campaign-labels-postgresql clean help
 
 help:  ## What can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -83,6 +83,9 @@ studies-offline: $(VENV)/.installed  ## Flipped labels and labels that follow le
 
 results-critic: $(VENV)/.installed  ## A critic beside people on the town, 3 seeds (6 CPU min)
 	OMP_NUM_THREADS=1 $(BIN)/tastemaker study critic --out docs/results/critic
+
+results-selection: $(VENV)/.installed  ## Which pairs to label next: active selection against random on the town, 3 seeds (6 CPU min)
+	OMP_NUM_THREADS=1 $(BIN)/tastemaker study selection --out docs/results/selection
 
 results-chains: $(VENV)/.installed  ## Chains of RLHF, DPO, adapters and merges on the town, 3 seeds (some 10 CPU min)
 	OMP_NUM_THREADS=1 $(BIN)/tastemaker study chains --out docs/results/chains

@@ -268,7 +268,7 @@ CONSTITUTION = Command(
 
 # ------------------------------------------------------------------------------------------------ study
 
-STUDIES = ("critic", "chains")
+STUDIES = ("critic", "chains", "selection")
 
 
 def _study(request: Request) -> None:
@@ -279,29 +279,32 @@ def _study(request: Request) -> None:
     seeds = tuple(range(1, 1 + int(request.values.get("seeds", 3))))
     workers = int(request.values.get("workers", 2))
     from tastemaker.runs.lines import read_object
-    from tastemaker.studies import chains, chains_report, critic, critic_report
+    from tastemaker.studies import chains, chains_report, critic, critic_report, selection, selection_report
 
-    report = critic_report.report if name == "critic" else chains_report.report
+    reports = {"critic": critic_report, "chains": chains_report, "selection": selection_report}
     if request.values.get("pages"):
         results = read_object(folder / "results.json")
     elif name == "critic":
         results = critic.study(folder, seeds=seeds, workers=workers)
+    elif name == "selection":
+        results = selection.study(folder, seeds=seeds, workers=workers)
     else:
         recipes = Path(request.values.get("recipes", "recipes/chains"))
         results = chains.study(folder, recipes=recipes, seeds=seeds, workers=workers)
-    page = report(folder, results)
+    page = reports[name].report(folder, results)
     console().print(Text(f"report   {page}"), soft_wrap=True)
     console().print(Text(f"numbers  {folder / 'results.json'}"), soft_wrap=True)
 
 
 STUDY = Command(
     name="study",
-    summary="Studies on the embedded town: a critic beside people, and chains of methods.",
-    usage="critic|chains [--out DIR] [--seeds N] [--workers N] [--pages]",
+    summary="Studies on the embedded town: a critic beside people, chains of methods, which pairs to label.",
+    usage="critic|chains|selection [--out DIR] [--seeds N] [--workers N] [--pages]",
     examples=(
         "tastemaker study critic --out docs/results/critic",
         "tastemaker study critic --out docs/results/critic --pages     # the page anew, from the numbers",
         "tastemaker study chains",
+        "tastemaker study selection",
     ),
     options=lambda: (
         Option("out", str | None, "runs/NAME", "Folder for results and runs.", "run"),

@@ -12,7 +12,6 @@ paired by seed.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -25,9 +24,8 @@ from sklearn.isotonic import IsotonicRegression
 from tastemaker.data import read_records, write_records
 from tastemaker.evaluation.reward_model import pair_accuracy
 from tastemaker.feedback.selection import Rule, read_pairs, select_pairs
-from tastemaker.functional.statistics import standard_error, student_quantile
 from tastemaker.models import build_roles
-from tastemaker.runs.files import write_atomic
+from tastemaker.studies.critic import interval
 from tastemaker.studies.stages import arm_inputs, fit_arm
 from tastemaker.studies.start import start_on_town
 from tastemaker.studies.tasks import Event, Report, Task, run_tasks
@@ -35,7 +33,7 @@ from tastemaker.town import Town, TownSpec
 from tastemaker.town.critic import Critic
 from tastemaker.types import Comparison
 
-SIZES = (300, 600, 1200, 2000)
+SIZES = (300, 600, 1200)
 """Labels before each reading; the differences are what a round asks for."""
 ARMS: Mapping[str, Rule | None] = {"random": None, "uncertainty": "uncertainty", "disagreement": "disagreement"}
 HELD_OUT = 1500
@@ -145,7 +143,7 @@ def _reading(models: Any, held_out: Sequence[Comparison], gold: torch.Tensor) ->
 
 
 def study(out: Path, *, seeds: Sequence[int] = (1, 2, 3), workers: int = 1) -> dict[str, Any]:
-    """Runs what is not done yet; writes `results.json` and `results.md` into `out`, runs into `out`/work."""
+    """Runs what is not done yet, into `out`/work; gives what `selection_report.report` writes."""
     tasks: list[Task] = []
     for s in seeds:
         arguments: dict[str, Any] = {"seed": s, "spec": TownSpec()}
@@ -157,11 +155,7 @@ def study(out: Path, *, seeds: Sequence[int] = (1, 2, 3), workers: int = 1) -> d
         """The study reports at its end."""
 
     found = run_tasks(tasks, workers=workers, on_event=quiet)
-    results = summarise({s: found[f"selection-{s}"] for s in seeds})
-    out.mkdir(parents=True, exist_ok=True)
-    write_atomic(out / "results.json", json.dumps(results, indent=1).encode() + b"\n")
-    write_atomic(out / "results.md", page(results).encode())
-    return results
+    return summarise({s: found[f"selection-{s}"] for s in seeds})
 
 
 def summarise(by_seed: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
@@ -186,7 +180,7 @@ def summarise(by_seed: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
         needed = {
             str(size): [labels_needed(curves["random"][s], curves[arm][s][i]) for s in seeds]
             for i, size in enumerate(SIZES)
-            if 0 < i < len(SIZES) - 1
+            if i > 0
         }
         verdicts[arm] = {
             "gain": interval(gains),
@@ -207,16 +201,8 @@ def summarise(by_seed: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
         "pairs": by_seed[seeds[0]]["pairs"],
         "held_out": [by_seed[s]["held_out"] for s in seeds],
         "settings": {"heads": HEADS, "training": TRAINING, "held_out": HELD_OUT},
-        "by_seed": {str(s): by_seed[s]["arms"] for s in seeds},
+        "by_seed": {str(s): {arm: by_seed[s]["arms"][arm][: len(SIZES)] for arm in ARMS} for s in seeds},
     }
-
-
-def interval(values: Sequence[float]) -> dict[str, float]:
-    """Mean and 95 % interval over seeds, Student's t; bounds are NaN for one seed."""
-    found = torch.tensor(values, dtype=torch.float64)
-    half = student_quantile(0.975, len(values) - 1) * standard_error(found) if len(values) > 1 else math.nan
-    mean = float(found.mean())
-    return {"mean": mean, "low": mean - half, "high": mean + half}
 
 
 def labels_needed(curve: Sequence[float], reached: float) -> tuple[float, bool]:
@@ -229,70 +215,3 @@ def labels_needed(curve: Sequence[float], reached: float) -> tuple[float, bool]:
         if y0 <= reached < y1:
             return math.exp(logs[i] + (logs[i + 1] - logs[i]) * (reached - y0) / (y1 - y0)), False
     return float(SIZES[0] if reached < smooth[0] else SIZES[-1]), True
-
-
-def verdict(found: Mapping[str, float]) -> str:
-    """What an interval of the gain says."""
-    if found["low"] > 0:
-        return "learns from fewer labels than random"
-    return "needs more labels than random" if found["high"] < 0 else "not told apart from random"
-
-
-def told(found: Mapping[str, float], digits: int = 3) -> str:
-    """A mean with its interval."""
-    return f"{found['mean']:.{digits}f} [{found['low']:.{digits}f}, {found['high']:.{digits}f}]"
-
-
-def page(results: Mapping[str, Any]) -> str:
-    """The results in words and tables."""
-    sizes, seeds, against = results["sizes"], len(results["seeds"]), results["against_random"]
-    later = ", ".join(map(str, sizes[1:]))
-    lines = [
-        "# Which pairs to label next, on the town",
-        "",
-        *(
-            f"- Selection by {arm} {verdict(found['gain'])}: mean accuracy over {later} labels, less that of "
-            f"random selection, is {told(found['gain'])}."
-            for arm, found in against.items()
-        ),
-        "",
-        f"{seeds} seeds. The SFT policy wrote {results['pairs']} pairs, which the town's panel labels. "
-        f"Every arm begins with the same {sizes[0]} random pairs. In rounds it trains a reward model of "
-        f"{HEADS} heads from the SFT policy on what it has ({TRAINING['num_train_epochs']} passes) and asks "
-        f"for the next pairs, up to {sizes[-1]}. Selection sees pairs, never labels: a pair's worth (p (1 - "
-        "p), or what heads disagree about) times how unlike its features are to those of pairs labelled or "
-        "chosen already. `make results-selection` makes it again.",
-        "",
-        f"Accuracy is on {HELD_OUT} held-out pairs drawn at random, since selected pairs are a biased sample; "
-        "against gold, pairs of equal gold aside. People's own labels agree with gold on "
-        f"{told(results['labels_agree_with_gold'])}. Means and 95% intervals over seeds (Student's t: three "
-        "seeds show only large effects).",
-        "",
-        *_table(
-            "Accuracy against gold by number of labels", {a: f["gold"] for a, f in results["accuracy"].items()}
-        ),
-        *_table("Less random's, paired by seed", {a: f["by_size"] for a, f in against.items()}),
-        "## Labels that random needs for the same accuracy",
-        "",
-        "By random's curve of the same seed, made monotone, linear in ln n. `cut`: seeds in which the accuracy "
-        "lay beyond an end of that curve.",
-        "",
-        "| arm | its labels | random's | cut |",
-        "|---|---|---|---|",
-    ]
-    for arm, found in against.items():
-        for size, needs in found["random_needs"].items():
-            lines.append(f"| {arm} | {size} | {told(needs, 0)} | {needs['cut']} of {seeds} |")
-    return "\n".join(lines) + "\n"
-
-
-def _table(heading: str, rows: Mapping[str, Sequence[Mapping[str, float]]]) -> list[str]:
-    """A line an arm, a column a number of labels."""
-    return [
-        f"## {heading}",
-        "",
-        f"| arm | {' | '.join(map(str, SIZES))} |",
-        f"|---|{'---|' * len(SIZES)}",
-        *(f"| {arm} | {' | '.join(map(told, cells))} |" for arm, cells in rows.items()),
-        "",
-    ]

@@ -15,11 +15,21 @@ const figure = (name, found, show = percent) => el("div", {}, el("b", {}, found 
 const plainNumber = (v) => number(v, 2);
 
 function people(rows) {
-  const heads = ["Person", "Labels", "Share", "Seconds", "Hasty", "Test items", "Self", "With others", "First", "Longer", "Reliability", "Weight"];
+  const heads = ["Person", "Labels", "Share", "Seconds", "Hasty", "Test items", "Self", "With others", "First", "Longer", "Reliability", "Weight", "Accuracy"];
   fill(at("people").tHead, el("tr", {}, heads.map((h) => el("th", { scope: "col" }, h))));
   fill(at("people").tBodies[0], rows.map((p) => el("tr", {}, el("th", { scope: "row" }, p.name), el("td", {}, String(p.labels)),
     el("td", { class: p.watched ? "warn" : "" }, percent(p.share)), el("td", {}, number(p.seconds)), el("td", {}, percent(p.hasty)),
-    rate(p.gold), rate(p.self), rate(p.with_others), rate(p.first_shown), rate(p.longer), el("td", {}, percent(p.reliability)), el("td", {}, number(p.weight, 2)))));
+    rate(p.gold), rate(p.self), rate(p.with_others), rate(p.first_shown), rate(p.longer), el("td", {}, percent(p.reliability)), el("td", {}, number(p.weight, 2)), rate(p.discernment?.accuracy))));
+}
+
+const spread = (v) => v && v.value !== null ? `${number(v.value, 2)} (${number(v.low, 2)} to ${number(v.high, 2)})` : "–";
+function groups(found, pairs) {
+  const told = [];
+  if (pairs.length) told.push(el("h2", {}, "Two by two"), el("ul", {}, pairs.map((p) => el("li", {}, `${p.people.join(" and ")}: Cohen's kappa ${spread(p)}, ${p.items} items`))));
+  if (!found) return told;
+  told.push(el("h2", {}, "Whose taste"), el("ul", {}, found.groups.map((g) => el("li", {}, `${g.group}: ${g.people} people, ${percent(g.share)} of labels; alpha within ${spread(g.alpha)}; with everyone's majority ${g.with_all ? `${percent(g.with_all.value)} of ${g.with_all.n}` : "–"}`))),
+    el("p", {}, `Groups have different majorities on ${found.contested_items} of ${found.shared_items} shared items; within a group people agree more often by ${spread(found.gap)}.`));
+  return told;
 }
 
 // Categories are kept in the item's own order, not in one that was shown.
@@ -50,8 +60,11 @@ async function show() {
   const told = await get(`${url}/quality`);
   const a = told.agreement;
   fill(at("agreement"), el("div", { class: "figures" }, figure("raw agreement", a.raw), figure("Krippendorff's alpha", a.alpha, plainNumber),
+    figure(a.fleiss ? `Fleiss' kappa, ${a.fleiss.items} items of ${a.fleiss.ratings} labels` : "Fleiss' kappa", a.fleiss, plainNumber),
+    figure("Cohen's kappa, mean over pairs of people", a.cohen, plainNumber),
     el("div", {}, el("b", {}, String(told.labels)), el("span", { class: "note" }, `labels of ${told.items} items by ${a.raters} people; ${a.items} items with several`))));
   people(told.people);
+  fill(at("groups"), groups(told.groups, a.pairs));
   fill(at("judges"), told.judges.length ? [el("h2", {}, "AI judges"), el("ul", {}, told.judges.map((j) => el("li", {}, `${j.name} (${j.model}): ${j.items} items; with most people ${j.with_people ? `${percent(j.with_people.value)} (${percent(j.with_people.low)} to ${percent(j.with_people.high)}, n ${j.with_people.n})` : "–"}`)))] : []);
   fill(at("disputed"), disputes(told.disputed));
   fill(at("flags"), told.flags.length ? el("ul", {}, told.flags.map((f) => el("li", {}, `${f.name || `item ${f.item}`}: ${f.reason} (${f.by})`))) : el("p", { class: "note" }, "Nothing is flagged."));
