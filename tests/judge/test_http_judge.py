@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 import socket
+import subprocess
+import sys
 import threading
 import time
 from datetime import UTC, datetime, timedelta
@@ -255,6 +258,39 @@ def test_what_was_answered_before_a_failure_is_kept_and_not_asked_again(tmp_path
         assert len(judge.label(PAIRS)) == 6
     assert (judge.spent.asked, judge.spent.reused) == (7, 5)
     assert not answered & {tag_of(body) for body in server.requests}
+
+
+JUDGING = """
+import sys
+from simulated_judges import pair
+from tastemaker.feedback.judge import Answers, Endpoint, HttpModel, Judge
+pairs = [pair(f"yes {i}", f"no no {i}", prompt=f"question {i}", row=str(i)) for i in range(6)]
+model = HttpModel(Endpoint(url=sys.argv[1], model="m", concurrency=1))
+Judge(model, answers=Answers(sys.argv[2])).judge(pairs)
+"""
+
+
+def test_a_process_that_is_killed_in_the_middle_leaves_every_answer_it_had(tmp_path: Path):
+    path, seen = tmp_path / "answers.jsonl", []
+    started: list[subprocess.Popen[bytes]] = []
+
+    def kills(body: dict[str, Any]):
+        seen.append(tag_of(body))
+        if len(seen) == 6:
+            started[0].kill()
+        return first(body)
+
+    with serve(kills) as server:
+        command = [sys.executable, "-c", JUDGING, server.url, str(path)]
+        places = os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])
+        started.append(subprocess.Popen(command, env={**os.environ, "PYTHONPATH": places}))
+        assert started[0].wait(300) == -9
+        server.requests.clear()
+        server.answer = first
+        judge = judge_at(server.url, Answers(path))
+        assert len(judge.label(PAIRS)) == 6
+    assert (judge.spent.asked, judge.spent.reused) == (7, 5)
+    assert not set(seen[:5]) & {tag_of(body) for body in server.requests}
 
 
 def test_one_question_that_is_refused_does_not_stop_the_others():

@@ -94,8 +94,9 @@ REWARD = Option(
     "reward",
     object,
     "",
-    "maths, exact_match, format:REGEX, code, length:COST, overlong:LIMIT,BUFFER; FILE.py:FUNCTION; a run of "
-    "`tastemaker reward` or `process_reward`, or a folder. In a file also a list of them, with weights.",
+    "maths, exact_match, format:REGEX, code, length:COST, overlong:LIMIT,BUFFER; FILE.py:FUNCTION; judge:WHO, "
+    "an AI judge; a run of `tastemaker reward` or `process_reward`, or a folder. In a file also a list, with "
+    "weights.",
     "run",
 )
 CONFIG = Option("config", str | None, "none", "YAML file of settings; options given here overrule it.", "run")
