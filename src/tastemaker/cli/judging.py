@@ -204,9 +204,8 @@ JUDGE = Command(
     words=1,
     notes=(
         "Answers are kept as they come; the same command after any break asks only what is still open. The "
-        "labels are "
-        "ordinary preference data: train with --data FILE. Keys are read from the variable --key-variable "
-        "names.",
+        "labels are ordinary preference data: train with --data FILE. Keys are read from the variable "
+        "--key-variable names.",
     ),
 )
 
@@ -256,8 +255,7 @@ CONSTITUTION = Command(
     examples=(
         "tastemaker constitution                                   # shows the default principles",
         "tastemaker constitution --principles ours.yaml            # checks a file of your own",
-        "tastemaker constitution prompts.jsonl --model runs/sft --judge http://localhost:8000/v1 "
-        "--judge-model m",
+        "tastemaker constitution prompts.jsonl --model runs/sft --judge http://localhost:8000/v1#my-model",
         "tastemaker run recipes/chains/constitution.yaml           # all of it: SL-CAI, then RL-CAI",
     ),
     options=_constitution_options,

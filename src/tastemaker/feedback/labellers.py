@@ -114,8 +114,7 @@ def mix(
     if any(weight < 0 for _, weight in shares) or not sum(weight for _, weight in shares):
         raise TastemakerError(
             f"weights {', '.join(f'{labeller.name} {weight:g}' for labeller, weight in shares)}: should be 0 "
-            "or more, "
-            "one of them above 0"
+            "or more, one of them above 0"
         )
     kept = [(labeller, weight) for labeller, weight in shares if weight > 0]
     names = [labeller.name for labeller, _ in kept]

@@ -62,9 +62,8 @@ def merge_adapters(
             raise TastemakerError(f"merge: {found.name} holds no adapter, but a whole model")
         if found.base_hash != first.base_hash:
             raise TastemakerError(
-                f"merge: {found.name} was trained over another base than {first.name}; only adapters over "
-                "one and the "
-                "same weights can be merged"
+                f"merge: {found.name} was trained over another base than {first.name}; only adapters over one "
+                "and the same weights can be merged"
             )
     shares = (
         list(weights) if weights is not None else [1 / len(sources) if how == "linear" else 1.0] * len(sources)

@@ -181,8 +181,7 @@ class MakeSamples:
         if not groups:
             raise TastemakerError(
                 f"respond: none of {len(drawn)} prompts got {self.n} different whole responses; train the "
-                "policy more, "
-                "raise response_length, or let cut ones be kept with keep_cut"
+                "policy more, raise response_length, or let cut ones be kept with keep_cut"
             )
         write_records(folder / "responses.jsonl", groups)
 

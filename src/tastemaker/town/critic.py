@@ -173,8 +173,7 @@ class Critic:
         if found is None:
             raise TastemakerError(
                 f"{self.name}: {str(prompt)[:80]!r} is no prompt of town {self.town.seed}; its critics judge "
-                "only what "
-                "is asked there (is the seed the same?)"
+                "only what is asked there (is the seed the same?)"
             )
         return found
 
