@@ -161,6 +161,10 @@ def test_the_verdict_follows_the_figures():
     still, gone, up, half = way(0.8, 0.0, 0.0), way(0.1, 0.0, 0.0), way(0.9, 0.9, 0.9), way(0.9, 0.0, 0.9)
     good = verdict({"as it stands": still, "ablated": gone, "added": up, "added to the prompt": up})
     assert good["removes"] and good["induces"]
+    fell = verdict(
+        {"as it stands": still, "ablated": way(0.65, 0, 0), "added": half, "added to the prompt": half}
+    )
+    assert not fell["removes"] and "is not shown to remove" in fell["text"][0]
     bad = verdict({"as it stands": still, "ablated": still, "added": half, "added to the prompt": half})
     assert not bad["removes"] and not bad["induces"] and bad["begins"]
     assert "does not remove" in bad["text"][0] and "does not show what it should" in bad["text"][1].replace(

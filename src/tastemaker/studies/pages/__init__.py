@@ -9,7 +9,7 @@ import csv
 import io
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -95,14 +95,20 @@ def render(page: Page) -> str:
         for section in page.sections
         for picture, _ in section.pictures
     }
+    bound = replace(page, headline=unparted(page.headline), sentences=[unparted(s) for s in page.sentences])
     return environment.get_template("plain.html.j2").render(
-        page=page,
+        page=bound,
         light=LIGHT,
         dark=DARK,
         sans=Markup(SANS),
         style=Markup(style.read_text("utf-8")),
         figures=figures,
     )
+
+
+def unparted(text: str) -> str:
+    """A number and its per cent sign stay on one line."""
+    return text.replace(" %", "\u00a0%")
 
 
 def exact(value: Any) -> Any:

@@ -93,14 +93,20 @@ def curves(
     y: str,
     diagonal: bool = False,
     marks: bool = False,
+    bounds: Sequence[tuple[float, float]] | None = None,
     width: int = HALF,
 ) -> Picture:
-    """(label, xs, ys) as lines, or as points with `marks`; `diagonal` draws y = x."""
+    """(label, xs, ys) as lines, or as points with `marks`; `diagonal` draws y = x; `bounds`, the (low, high) of
+    the first series.
+    """
 
     def draw(figure: Figure, narrow: bool) -> None:
         axes: Axes = figure.add_subplot()
         if diagonal:
             axes.plot([0, 1], [0, 1], color=LIGHT["muted"], linewidth=1.2, linestyle="dashed")
+        if bounds is not None:
+            low, high = zip(*bounds, strict=True)
+            axes.vlines(series[0][1], low, high, color=ARMS[0], linewidth=1.4)
         for i, (label, xs, ys) in enumerate(series):
             look: dict[str, Any] = {"color": ARMS[i % 6], "label": label}
             if marks:

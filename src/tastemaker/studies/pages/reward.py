@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tastemaker.functional import wilson_interval
 from tastemaker.studies.pages import Page, Section
 from tastemaker.studies.pages.drawings import curves, forest
 from tastemaker.studies.pages.judgements import points, span
@@ -97,8 +98,11 @@ def triple(s: Mapping[str, Any]) -> tuple[float, float, float]:
 def calibration_section(calibration: Mapping[str, Any]) -> Section:
     filled = [b for b in calibration["reliability"] if b["n"] > 0]
     x, y = [b["predicted"] for b in filled], [b["observed"] for b in filled]
-    words = "Predicted against observed share, ten bins of equal width"
-    figure = curves("reliability", words, [("", x, y)], x="predicted", y="observed", diagonal=True)
+    words = "Predicted against observed share, bins of equal width with Wilson's 95% intervals"
+    intervals = [wilson_interval(b["observed"], int(b["n"])) for b in filled]
+    bounds = [(i.low, i.high) for i in intervals]
+    series = [("", x, y)]
+    figure = curves("reliability", words, series, x="predicted", y="observed", diagonal=True, bounds=bounds)
     rows = [
         ("expected calibration error, equal width", number(calibration["ece"], 4)),
         ("expected calibration error, equal mass", number(calibration["ece_mass"], 4)),
