@@ -19,7 +19,8 @@ from tastemaker.feedback.items import person_named
 from tastemaker.feedback.judging import record
 from tastemaker.feedback.projects import ProjectSettings, create_project, project_named
 from tastemaker.feedback.store import Store
-from tastemaker.feedback.tables import Item
+from tastemaker.feedback.tables import Item, Project
+from tastemaker.feedback.tables import Judgement as Said
 from tastemaker.feedback.tracing import labels_in, runs_trained_on, withdraw
 from tastemaker.runs import Parent, Run, Source
 from tastemaker.types import Comparison, Demonstration, Judgement, StepLabels
@@ -79,6 +80,24 @@ def test_what_comes_in_goes_out_as_the_same_records(store: Store, tmp_path: Path
             assert (a.response, a.desirable) == (b.response, b.desirable)
         elif isinstance(a, StepLabels) and isinstance(b, StepLabels):
             assert (a.steps, a.labels) == (b.steps, b.labels)
+
+
+def test_annotators_who_disagree_speak_of_one_item(store: Store, tmp_path: Path) -> None:
+    """Files put what was preferred first: the same pair comes in two orders."""
+    one = {"prompt": "p", "chosen": "a", "rejected": "b", "annotator": "ann", "shown_order": [1, 0]}
+    other = {"prompt": "p", "chosen": "b", "rejected": "a", "annotator": "bob", "shown_order": [1, 0]}
+    for _ in range(2):
+        dataset = read_records([one, other])
+        with store.writing() as writer:
+            found = writer.session.scalar(select(Project))
+            made = import_dataset(writer, found or create_project(writer, "taste"), dataset)
+    assert (made.items, made.labels, made.known) == (0, 0, 2)
+    with store.reading() as session:
+        assert len(session.scalars(select(Item)).all()) == 1
+        said = {j.verdict["preferred"]: j.shown_order for j in session.scalars(select(Said))}
+    assert said == {0: [1, 0], 1: [0, 1]}
+    rows = out(store, tmp_path / "t.jsonl", names=True)
+    assert [{k: r[k] for k in one} for r in rows] == [one, other]
 
 
 def test_importing_again_adds_nothing(store: Store) -> None:

@@ -6,13 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from sqlalchemy import select
+
 from tastemaker.data import Dataset
 from tastemaker.errors import TastemakerError
-from tastemaker.feedback.items import STEP, Written, add_item, person_named
+from tastemaker.feedback.items import STEP, Written, add_item, person_named, to_json
 from tastemaker.feedback.judging import record
 from tastemaker.feedback.ledger import Writer
 from tastemaker.feedback.projects import Kind, ProjectSettings, settings_of
-from tastemaker.feedback.tables import Project
+from tastemaker.feedback.tables import Item, Project
 from tastemaker.runs import sha256_json
 from tastemaker.types import Comparison, Demonstration, Judgement, Message, Question, Record, StepLabels
 
@@ -62,7 +64,8 @@ def import_dataset(
             f"goes with {', '.join(FITTING[dataset.kind])}."
         )
     counts = {"new": 0, "known": 0, "labels": 0, "skipped": 0}
-    for number, each in enumerate(dataset.records):
+    for number, given in enumerate(dataset.records):
+        each = _as_known(writer, project, given)
         answer = answer_of(each, settings)
         item, new = add_item(
             writer,
@@ -89,6 +92,25 @@ def import_dataset(
         made = record(writer, item, person, answer, key=key, shown_order=shown, at=when)
         counts["labels"] += not made.again
     return Imported(counts["new"], counts["known"], counts["labels"], counts["skipped"])
+
+
+def _as_known(writer: Writer, project: Project, record: Record) -> Record:
+    """A pair with its sides as the project's item has them, where there is one. Files put what was preferred
+    first, so two annotators who disagree give the same pair in two orders.
+    """
+    if not isinstance(record, Comparison) or len(record.responses) != 2:
+        return record
+    prompt = sha256_json(to_json(record.prompt))
+    sides = [sha256_json(to_json(response)) for response in record.responses]
+
+    def known(order: list[str]) -> bool:
+        same = (Item.project_id == project.id, Item.sha256 == sha256_json([prompt, order]))
+        return writer.session.scalar(select(Item.id).where(*same)) is not None
+
+    if known(sides) or not known(sides[::-1]):
+        return record
+    shown = None if record.shown_order is None else tuple(1 - k for k in record.shown_order)
+    return replace(record, responses=record.responses[::-1], ranking=record.ranking[::-1], shown_order=shown)
 
 
 def written_of(record: Record) -> list[Written]:
