@@ -78,7 +78,7 @@ def test_the_critic_study_reports_shares_saved_and_where_taste_enters(tmp_path: 
     )
     critic_saves(again, (1, 2, 3))  # a claim reads these numbers
     single = critic.summarise({1: seed(0.0)})
-    assert "is not told: 50 [–, –]%" in markdown(critic_report.critic_page(single))
+    assert "people is open: 50 [–, –]%" in markdown(critic_report.critic_page(single))
 
 
 def test_domains_are_weighted_by_their_prompts():

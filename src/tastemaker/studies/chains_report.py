@@ -72,8 +72,8 @@ def chains_page(results: Mapping[str, Any]) -> Page:
 def headline(change: Mapping[str, Any]) -> str:
     gained = [p.stage for p in STEPS if above(change[p.stage]["gold"])]
     lost = [p.stage for p in STEPS if below(change[p.stage]["gold"])]
-    said = f"{len(gained)} of {len(STEPS)} steps gained gold that is told from none"
-    return f"{said}, {counted(len(lost), 'step')} lost some" if lost else f"{said}, none lost any"
+    said = f"{len(gained)} of {len(STEPS)} steps raised gold beyond the noise of the seeds"
+    return f"{said}, {len(lost)} lowered it" if lost else f"{said}, none lowered it"
 
 
 def sentence(policy: Policy, found: Mapping[str, Any]) -> str:
@@ -81,8 +81,8 @@ def sentence(policy: Policy, found: Mapping[str, Any]) -> str:
     said = f"{policy.stage} ({policy.words}), from {policy.start}: gold {interval(found['gold'])}"
     more = [f"{c} {interval(found[c])}" for c in COLUMNS[1:] if above(found[c])]
     less = [f"{c} {interval(found[c])}" for c in COLUMNS[1:] if below(found[c])]
-    said += f"; gained in {listed(more)}" if more else "; no domain's gain is told from none"
-    said += f"; forgot in {listed(less)}" if less else "; nothing forgotten is told"
+    said += f"; gained in {listed(more)}" if more else "; no domain gained beyond noise"
+    said += f"; forgot in {listed(less)}" if less else "; none forgot beyond noise"
     return said + "."
 
 
@@ -136,7 +136,7 @@ def change_section(change: Mapping[str, Any]) -> Section:
     return Section(
         "change",
         "Gained and forgotten, side by side",
-        pictures=[(picture, words + ": means over seeds; what is told from none stands above.")],
+        pictures=[(picture, words + ": means over seeds; what lies beyond noise stands above.")],
     )
 
 

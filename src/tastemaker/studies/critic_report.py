@@ -90,7 +90,7 @@ def headline(saved: Mapping[str, Mapping[str, Any]]) -> str:
         return f"Beside {people} labels of people a fair critic saved {percents(found)} of people's labels"
     if below(found):
         return f"Beside {people} labels of people a fair critic was worth less than no critic"
-    return f"Whether a fair critic saves labels of people is not told: {percents(found)}"
+    return f"Whether a fair critic saves labels of people is open: {percents(found)}"
 
 
 def saved_sentence(mix: str, found: Mapping[str, Any]) -> str:
@@ -102,7 +102,7 @@ def saved_sentence(mix: str, found: Mapping[str, Any]) -> str:
     if below(found):
         said += "; the mixture is worth fewer labels of people than are in it"
     elif not above(found):
-        said += "; it is not told from none"
+        said += "; that may be none"
     return said + "."
 
 
@@ -120,7 +120,9 @@ def taste_sentence(critic: str, found: Mapping[str, Mapping[str, Any]]) -> str:
     """Where a critic's taste is seen in the model that it taught."""
     seen = [f"{SHOWN[f]} {interval(found[f])}" for f in FIGURES if above(found[f]) or below(found[f])]
     where = (
-        f"against the model taught by people: {listed(seen)}" if seen else "nothing is told from people's model"
+        f"against the model taught by people: {listed(seen)}"
+        if seen
+        else "no difference from the model taught by people beyond noise"
     )
     return f"The {critic} critic ({TASTE[critic]}): {where}."
 
