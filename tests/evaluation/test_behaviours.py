@@ -139,7 +139,7 @@ def test_prompts_that_were_trained_on_are_refused_dropped_or_kept(monkeypatch: p
     from tastemaker.studies import reward_evaluation
 
     monkeypatch.setattr(reward_evaluation, "trained_prompts", lambda model: {prompt_key(pair)})
-    with pytest.raises(TastemakerError, match="1 of 3 prompts are in the training data"):
+    with pytest.raises(TastemakerError, match="1 of 3 prompts are in the training"):
         without_seen(records, "run", "refuse")
     left, notes = without_seen(records, "run", "drop")
     assert [r.prompt for r in left] == ["one", "three"] and "dropped" in notes[0]

@@ -22,7 +22,7 @@ from tastemaker.rollout import LocalGenerator
 from tastemaker.studies.pages import write_page
 from tastemaker.studies.pages.best_of_n import best_of_n_page
 from tastemaker.studies.policy_evaluation import PolicyEvaluation, prompts_of, town_of
-from tastemaker.studies.reward_evaluation import short_name
+from tastemaker.studies.reward_evaluation import finite_scores, short_name
 from tastemaker.studies.start import decoder
 from tastemaker.town import Town
 from tastemaker.types import Record, Sampling
@@ -149,8 +149,7 @@ def scored(reward: str, records: Sequence[Record], texts: Sequence[Sequence[str]
     score = score_with(models, max_length=models.max_positions or 4096)
     prompts = [r.prompt for r, own in zip(records, texts, strict=True) for _ in own]
     said = cast("list[float | None]", score(prompts, [t for own in texts for t in own]))
-    values = torch.tensor([math.nan if s is None else s for s in said], dtype=torch.float64)
-    return values.view(len(records), -1)
+    return finite_scores(said, reward, prompts).view(len(records), -1)
 
 
 def of_town(

@@ -27,7 +27,7 @@ from tastemaker.rollout import LocalGenerator
 from tastemaker.studies.judging import judge_of, judged_pairs
 from tastemaker.studies.pages import write_page
 from tastemaker.studies.pages.policies import policies_page
-from tastemaker.studies.reward_evaluation import short_name, without_seen
+from tastemaker.studies.reward_evaluation import finite_scores, short_name, without_seen
 from tastemaker.studies.start import as_questions, decoder, message_text
 from tastemaker.town import Town
 from tastemaker.types import Question, Record, Sampling
@@ -193,8 +193,9 @@ def scores_of_answers(
         score = score_with(models, max_length=models.max_positions or 4096)
         found: dict[str, torch.Tensor] = {}
         for one in answers:
-            said = cast("list[float | None]", score([r.prompt for r in records], one.texts))
-            found[one.name] = torch.tensor([math.nan if s is None else s for s in said], dtype=torch.float64)
+            prompts = [r.prompt for r in records]
+            said = cast("list[float | None]", score(prompts, one.texts))
+            found[one.name] = finite_scores(said, asked.reward, prompts)
         return found
     if asked.judge is not None or town is None:
         return None

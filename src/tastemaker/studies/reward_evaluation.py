@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from tastemaker.runs import Run, lineage
 from tastemaker.runs.lineage import Node
 from tastemaker.studies.pages import write_page
 from tastemaker.studies.pages.reward import reward_page
+from tastemaker.training.gold_peak import GOLD_PROMPTS
 from tastemaker.types import Comparison, Record, Text
 
 LEAST_GROUP = 4
@@ -112,7 +114,7 @@ def without_seen(records: Sequence[Record], model: str | Path, seen: str) -> tup
     number = sum(at)
     if not number:
         return list(records), []
-    said = f"{number} of {len(records)} prompts are in the training data of {model} or its parents"
+    said = f"{number} of {len(records)} prompts are in the training (or tuning) data of {model} or its parents"
     if seen == "refuse":
         raise TastemakerError(
             f"{said}, so that they tell learning by heart from nothing. Give other prompts, or say --seen "
@@ -127,8 +129,8 @@ def without_seen(records: Sequence[Record], model: str | Path, seen: str) -> tup
 
 
 def trained_prompts(model: str | Path) -> set[str]:
-    """Keys of all prompts that the run or its parents were trained on, as far as their files are still
-    there.
+    """Keys of all prompts that the run or its parents were trained on, or had a checkpoint chosen on, as far as
+    their files are still there.
     """
     if not Run.is_run(model):
         return set()
@@ -137,11 +139,27 @@ def trained_prompts(model: str | Path) -> set[str]:
     while waiting:
         node = waiting.pop()
         waiting += node.parents
-        for source in node.run.record.data if node.run is not None else ():
-            path = Path(source.source)
+        sources = [s.source for s in node.run.record.data] if node.run is not None else []
+        if node.role == GOLD_PROMPTS:  # its checkpoint was chosen on these: a tuning set is no test set
+            sources.append(node.path)
+        for path in map(Path, sources):
             if path.is_file():
                 found |= {prompt_key(r) for r in read_records(str(path)).records}
     return found
+
+
+def finite_scores(said: Sequence[float | None], reward: str, prompts: Sequence[Text]) -> Tensor:
+    """[n] float64, NaN where the reward model gave no score (an empty or too long answer).
+
+    Raises TastemakerError for a score that is NaN or infinite, naming its prompt.
+    """
+    for value, prompt in zip(said, prompts, strict=True):
+        if value is not None and not math.isfinite(value):
+            raise TastemakerError(
+                f"{reward}: it scores an answer to {str(prompt)[:80]!r} with {value}. Its weights or their "
+                "precision are broken; load it in float32 and look at this prompt."
+            )
+    return torch.tensor([math.nan if s is None else s for s in said], dtype=torch.float64)
 
 
 def scored_pairs(tokens: Tokenised, scores: Tensor) -> ScoredPairs:

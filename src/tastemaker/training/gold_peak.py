@@ -37,6 +37,8 @@ from tastemaker.types import Bundles, Method, Record, Reward, Sampling, Stateful
 
 log = logging.getLogger(__name__)
 
+GOLD_PROMPTS = "gold_prompts"
+"""The role of the prompts among a run's parents."""
 Reading = dict[str, Any]
 """step; gold, proxy, kl and length, each a mean over prompts, with its standard error as `..._se`; values, the
 gold by prompt.
@@ -212,7 +214,7 @@ def watch_of(
             "wrong. Name another: a reward model of other pairs, a judge, or labels."
         )
     parents = [Parent(role="gold", path=path, weights_hash=hash_) for path, hash_ in parts]
-    parents.append(Parent(role="gold_prompts", path=found.source, weights_hash=found.sha256))
+    parents.append(Parent(role=GOLD_PROMPTS, path=found.source, weights_hash=found.sha256))
     return GoldWatch(gold, settings, held_out, found.source, folder, parents)
 
 
