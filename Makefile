@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo test check lint types layers format docs docs-index results results-offline results-online results-claims results-critic results-chains results-selection arithmetic studies-offline test-oracle bench bench-scaling bench-gpu bench-studio campaign-labels campaign-labels-postgresql clean help
+.PHONY: demo test check lint types layers format docs docs-index results results-offline results-online results-claims results-critic results-chains results-rounds results-selection arithmetic studies-offline test-oracle bench bench-scaling bench-gpu bench-studio campaign-labels campaign-labels-postgresql clean help
 
 help:  ## What can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -89,6 +89,9 @@ results-selection: $(VENV)/.installed  ## Which pairs to label next: active sele
 
 results-chains: $(VENV)/.installed  ## Chains of RLHF, DPO, adapters and merges on the town, 3 seeds (some 10 CPU min)
 	OMP_NUM_THREADS=1 $(BIN)/tastemaker study chains --out docs/results/chains
+
+results-rounds: $(VENV)/.installed  ## Three online rounds against one with as many labels, on the town, 3 seeds (8 CPU min)
+	OMP_NUM_THREADS=1 $(BIN)/tastemaker study rounds --out docs/results/rounds
 
 # BENCH passes options on: make bench BENCH='--tasks dpo --rounds 5'
 bench: $(VENV)/.installed  ## Ours and TRL's side by side: benchmarks/results (20 min; resumes where it stopped)

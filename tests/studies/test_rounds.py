@@ -134,6 +134,8 @@ def test_all_that_is_wrong_with_a_recipe(tmp_path: Path):
     good = {"model": "m", "data": "d.jsonl", "round": [{"method": "respond"}, {"method": "judge"}]}
     for more, part in (
         ({"rounds": 0}, "rounds = 0"),
+        ({"seed": "x"}, "seed = 'x'"),
+        ({"round": [{"method": "respond", "seed": "y"}, *good["round"][1:], {"method": "dpo"}]}, "seed = 'y'"),
         ({"learn_from": "some"}, "learn_from = 'some': should be all|new"),
         ({"report": {"tset": "x"}}, "report: tset: no such setting; did you mean test?"),
         ({}, "round: no stage trains a policy"),
@@ -392,3 +394,23 @@ def test_a_project_of_somebody_else(start: Path, tmp_path: Path):
     assert elsewhere.chain.out != other.chain.out
     with pytest.raises(TastemakerError, match=r"holds \d items that .*other did not put there"):
         run_rounds(other, wait=0)
+
+
+def test_a_seed_of_the_study(start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    from tastemaker.studies import rounds_study
+
+    monkeypatch.setattr(rounds_study, "ARMS", rounds_study.ARMS[:2])
+    small = {"max_steps": 2, "per_device_train_batch_size": 4}
+    size = rounds_study.Size(
+        labels=9, prompts=48, test=16, overrides={"dpo": small, "respond": {"keep_cut": True}}
+    )
+    inputs = {"start-1": {"sft": str(start / "sft")}}
+    found = rounds_study.arms_of_seed(
+        folder=tmp_path, report=lambda *_: None, inputs=inputs, seed=1, recipes=str(FOLDER), size=size
+    )
+    results = rounds_study.summarise({1: found["arms"]}, size)
+    assert len(results["arms"]["dpo 3"]["rounds"]) == 3
+    one, three = found["arms"]["dpo 1"], found["arms"]["dpo 3"]
+    assert (one["labels"], three["labels"]) == (9, 9)
+    gap = sum(three["rounds"][-1]["score"]) - sum(one["rounds"][-1]["score"])
+    assert results["compared"]["dpo 3"]["gold"]["mean"] == pytest.approx(gap / len(one["rounds"][-1]["score"]))

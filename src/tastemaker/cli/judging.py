@@ -266,7 +266,7 @@ CONSTITUTION = Command(
 
 # ------------------------------------------------------------------------------------------------ study
 
-STUDIES = ("critic", "chains", "selection")
+STUDIES = ("critic", "chains", "selection", "rounds")
 
 
 def _study(request: Request) -> None:
@@ -278,8 +278,11 @@ def _study(request: Request) -> None:
     workers = int(request.values.get("workers", 2))
     from tastemaker.runs.lines import read_object
     from tastemaker.studies import chains, chains_report, critic, critic_report, selection, selection_report
+    from tastemaker.studies import rounds_study as rounds
+    from tastemaker.studies import rounds_study_report as rounds_report
 
-    reports = {"critic": critic_report, "chains": chains_report, "selection": selection_report}
+    of_labels = {"critic": critic_report, "selection": selection_report}
+    reports = {**of_labels, "chains": chains_report, "rounds": rounds_report}
     if request.values.get("pages"):
         results = read_object(folder / "results.json")
     elif name == "critic":
@@ -287,8 +290,9 @@ def _study(request: Request) -> None:
     elif name == "selection":
         results = selection.study(folder, seeds=seeds, workers=workers)
     else:
-        recipes = Path(request.values.get("recipes", "recipes/chains"))
-        results = chains.study(folder, recipes=recipes, seeds=seeds, workers=workers)
+        recipes = Path(request.values.get("recipes", f"recipes/{name}"))
+        run = chains.study if name == "chains" else rounds.study
+        results = run(folder, recipes=recipes, seeds=seeds, workers=workers)
     page = reports[name].report(folder, results)
     console().print(Text(f"report   {page}"), soft_wrap=True)
     console().print(Text(f"numbers  {folder / 'results.json'}"), soft_wrap=True)
@@ -296,19 +300,20 @@ def _study(request: Request) -> None:
 
 STUDY = Command(
     name="study",
-    summary="Studies on the embedded town: a critic beside people, chains of methods, which pairs to label.",
-    usage="critic|chains|selection [--out DIR] [--seeds N] [--workers N] [--pages]",
+    summary="Studies on the town: a critic beside people, chains of methods, which pairs to label, online rounds.",
+    usage="critic|chains|selection|rounds [--out DIR] [--seeds N] [--workers N] [--pages]",
     examples=(
         "tastemaker study critic --out docs/results/critic",
         "tastemaker study critic --out docs/results/critic --pages     # the page anew, from the numbers",
         "tastemaker study chains",
         "tastemaker study selection",
+        "tastemaker study rounds",
     ),
     options=lambda: (
         Option("out", str | None, "runs/NAME", "Folder for results and runs.", "run"),
         Option("seeds", int, "3", "Towns.", "run"),
         Option("workers", int, "2", "Seeds at a time.", "run"),
-        Option("recipes", str, "recipes/chains", "Folder with the chains' recipes.", "run"),
+        Option("recipes", str, "recipes/NAME", "Folder with the recipes of chains or rounds.", "run"),
         Option("pages", bool, "false", "Write the pages anew from results.json; runs nothing.", "run"),
     ),
     act=_study,

@@ -27,10 +27,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from pydantic import PositiveInt
+from pydantic import NonNegativeInt, PositiveInt
 
 from tastemaker.config import load_config, nearest, settings_from
-from tastemaker.config.check import complain, field_types
+from tastemaker.config.check import coerce, complain, field_types
 from tastemaker.methods import METHODS
 from tastemaker.studies.chain import LINKS, Chain, load_chain
 from tastemaker.studies.making import MAKERS
@@ -128,12 +128,14 @@ def load_rounds(
     template = _stages(content.pop("round", None), "round", overrides, problems)
     first = content.pop("model", None) or (start[-1]["name"] if start else None)
     prompts = content.pop("data", None)
+    seed, wrong = coerce("seed", content.get("seed", 0), NonNegativeInt)
+    problems += [wrong] if wrong else []
     problems += ["model is missing: the first policy"] if first is None else []
     problems += ["data is missing: the prompts"] if prompts is None else []
     problems += _shape(template)
     problems += _unknown(content, [*start, *template])
     complain(origin, problems)
-    plan = _Plan(settings, str(first), str(prompts), template, cast(int, content.get("seed", 0)))
+    plan = _Plan(settings, str(first), str(prompts), template, seed)
     for_all = {"all": overrides.pop("all")} if "all" in overrides else {}
     stages: list[dict[str, Any]] = list(start)
     rounds: list[Round] = []
@@ -251,7 +253,8 @@ class _Plan:
             values = {k: self._link(k, v, number) if k in LINKS else v for k, v in stage.items()}
             values["name"] = f"{stage['name']}_{number}"
             if stage["method"] == "respond":
-                seed = cast(int, values.get("seed", self.seed)) + number - 1
+                own, wrong = coerce("seed", values.get("seed", self.seed), NonNegativeInt)
+                seed = values["seed"] if wrong else own + number - 1  # the stage itself says what is wrong
                 found.append({"model": self.policy(number - 1), "data": part["name"], **values, "seed": seed})
             elif stage["method"] in LABELLING:
                 found.append({"data": found[-1]["name"], **values})
