@@ -300,7 +300,7 @@ def _study(request: Request) -> None:
 
 STUDY = Command(
     name="study",
-    summary="Studies on the town: a critic beside people, chains of methods, which pairs to label, online rounds.",
+    summary="Studies on the town: a critic beside people, chains, which pairs to label, online rounds.",
     usage="critic|chains|selection|rounds [--out DIR] [--seeds N] [--workers N] [--pages]",
     examples=(
         "tastemaker study critic --out docs/results/critic",
