@@ -229,6 +229,33 @@ def test_a_slow_endpoint_is_given_up():
         judge_at(server.url, timeout=0.05, retries=0, concurrency=2).judge(PAIRS[:1])
 
 
+def test_an_endpoint_that_drips_is_given_up():
+    """Each byte comes in time, and the answer never."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        over = threading.Event()
+
+        def drip() -> None:
+            connection, _ = listening.accept()
+            with connection:
+                connection.recv(65536)
+                connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 100000\r\n\r\n")
+                while not over.wait(0.02):
+                    try:
+                        connection.sendall(b" ")
+                    except OSError:
+                        return
+
+        thread = threading.Thread(target=drip)
+        thread.start()
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}/v1"
+        try:
+            with pytest.raises(TastemakerError, match=r"no answer within 0\.3 s \(after one try"):
+                judge_at(url, timeout=0.3, retries=0, concurrency=1).judge(PAIRS[:1])
+        finally:
+            over.set()
+            thread.join()
+
+
 def test_a_wrong_key_or_model_is_told_at_once():
     with (
         serve(lambda body: error(401, "bad key")) as server,

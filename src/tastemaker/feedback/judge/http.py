@@ -190,7 +190,7 @@ class HttpModel:
     def _once(self, client: httpx2.Client, ask: Ask) -> Reply:
         started = time.perf_counter()
         try:
-            response = client.post(f"{self._at.url.rstrip('/')}/chat/completions", json=self._request(ask))
+            response = self._post(client, self._request(ask))
         except httpx2.TimeoutException as error:
             raise _Passing(f"no answer within {self._at.timeout:g} s") from error
         except httpx2.ConnectError as error:
@@ -208,6 +208,19 @@ class HttpModel:
                 "address, the model's name or the key."
             )
         return self._read(response, ask, time.perf_counter() - started)
+
+    def _post(self, client: httpx2.Client, body: dict[str, Any]) -> httpx2.Response:
+        """The client's own limit holds for each piece of an answer; here it holds for all of them together."""
+        end = time.monotonic() + self._at.timeout
+        url = f"{self._at.url.rstrip('/')}/chat/completions"
+        with client.stream("POST", url, json=body) as response:
+            pieces: list[bytes] = []
+            for piece in response.iter_bytes():
+                pieces.append(piece)
+                if time.monotonic() > end:
+                    raise httpx2.ReadTimeout("the answer came too slowly", request=response.request)
+        kept = {name: value for name, value in response.headers.items() if name == "retry-after"}
+        return httpx2.Response(response.status_code, headers=kept, content=b"".join(pieces))
 
     def _request(self, ask: Ask) -> dict[str, Any]:
         body: dict[str, Any] = {
