@@ -200,3 +200,28 @@ def test_of_equal_readings_the_earliest_is_the_peak():
     watch.readings = [{"step": s, "gold": g} for s, g in ((0, 0.1), (2, 0.4), (4, 0.4), (6, 0.2))]
     assert watch.peak["step"] == 2
     torch.testing.assert_close(watch.peak["gold"], 0.4)
+
+
+def test_a_recipes_gold_may_be_an_earlier_stage(world: Path, tmp_path: Path):
+    from tastemaker.studies.pipeline import run_pipeline
+    from tastemaker.studies.recipe import load_recipe
+
+    small = {"max_steps": 2, "per_device_train_batch_size": 4, "num_samples": 0, "max_length": 64}
+    stages = [
+        {"method": "reward", "name": "rm2", **small},
+        {
+            "method": "dpo",
+            "eval_data": str(world / "held_out.jsonl"),
+            "stop_at_gold_peak": True,
+            "gold": "rm2",
+            **small,
+        },
+    ]
+    shared = {"model": str(world / "base"), "data": str(world / "pairs.jsonl"), "out": str(tmp_path)}
+    recipe = load_recipe({**shared, "stages": stages})
+    assert recipe.stages[1].parents == {"gold": "rm2"}
+    first, second = run_pipeline(recipe)
+    assert str(first.run.folder) in str(read_gold(second.run)["gold"])
+    golds = [p for p in second.run.record.parents if p.role == "gold"]
+    assert golds[0].weights_hash == first.run.weights_hash
+    assert [r.reused for r in run_pipeline(recipe)] == [True, True]

@@ -28,6 +28,10 @@ OPTIONS = (
         "Who compares them: a model's folder, http://host/v1#MODEL, or town:TASTE (a critic).",
         "run",
     ),
+    Option(
+        "behaviour_judge", str, "none", "Who else says which answers refuse: a model or an endpoint.", "run"
+    ),
+    Option("labelled", str, "none", "Answers that people labelled: the errors of that judge.", "run"),
     Option("data", str, "none", "File of comparisons; the run is then a reward model, read on them.", "run"),
     Option(
         "best_of_n",
@@ -159,7 +163,8 @@ def show_best_of_n(results: dict[str, Any], page: Path) -> None:
 def _policies(words: list[str], values: dict[str, Any]) -> None:
     from tastemaker.studies.policy_evaluation import PolicyEvaluation, evaluate_policies
 
-    given = {k: values[k] for k in ("number", "temperature", "max_new_tokens", "seed", "seen") if k in values}
+    names = ("number", "temperature", "max_new_tokens", "seed", "seen", "behaviour_judge", "labelled")
+    given = {k: values[k] for k in names if k in values}
     asked = PolicyEvaluation(
         runs=words,
         prompts=values["prompts"],

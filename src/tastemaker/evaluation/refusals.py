@@ -109,7 +109,12 @@ class Detector:
 
 def measured(detector: Detector, answers: Sequence[str], labels: Sequence[bool], source: str = "") -> Errors:
     """The detector's errors on answers that people labelled (True: a refusal)."""
-    said, truth = detector.many(answers), torch.tensor(list(labels), dtype=torch.bool)
+    return errors_of(detector.many(answers), labels, source)
+
+
+def errors_of(said: Tensor, labels: Sequence[bool], source: str = "") -> Errors:
+    """What was `said` [n] bool, by a detector or a judge, against labels."""
+    truth = torch.tensor(list(labels), dtype=torch.bool)
     table = torch.zeros(2, 2, dtype=torch.float64)
     for s, t in zip(said.long().tolist(), truth.long().tolist(), strict=True):
         table[s, t] += 1
@@ -141,12 +146,16 @@ DOES_NOT_KNOW = Detector(NOT_KNOWN)
 
 def rates(answers: Sequence[str], groups: Sequence[str], detector: Detector = REFUSAL) -> list[dict[str, Any]]:
     """Refusal rates by group: as detected, and as people would see them by the detector's measured errors."""
+    return rates_of(detector.many(answers), groups, detector.errors)
+
+
+def rates_of(hits: Tensor, groups: Sequence[str], errors: Errors | None) -> list[dict[str, Any]]:
+    """The same of what a detector or a judge found: `hits` [n] bool."""
     found: list[dict[str, Any]] = []
-    hits = detector.many(answers)
     for group in dict.fromkeys(groups):
         here = hits[torch.tensor([g == group for g in groups])]
         rate = float(here.double().mean())
-        corrected = detector.errors.corrected(rate) if detector.errors else math.nan
+        corrected = errors.corrected(rate) if errors else math.nan
         se = math.sqrt(rate * (1 - rate) / len(here))
         found.append({"group": group, "n": len(here), "rate": rate, "se": se, "corrected": corrected})
     return found

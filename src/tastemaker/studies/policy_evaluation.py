@@ -16,7 +16,7 @@ from tastemaker.data import prompt_key, read_records, tokenise
 from tastemaker.errors import TastemakerError
 from tastemaker.evaluation.answering import COLLAPSED, Answers, answer
 from tastemaker.evaluation.comparing import Comparing, compared
-from tastemaker.evaluation.refusals import DOES_NOT_KNOW, REFUSAL, rates
+from tastemaker.evaluation.refusals import DOES_NOT_KNOW, REFUSAL, errors_of, rates, rates_of
 from tastemaker.evaluation.sayings import errors_on_the_town, tried
 from tastemaker.evaluation.town_behaviours import reworded_unsafe, town_behaviours
 from tastemaker.evaluation.verdicts import Battle, category_of
@@ -24,7 +24,7 @@ from tastemaker.functional import bootstrap_interval
 from tastemaker.models import build_roles
 from tastemaker.rewards.text import score_with
 from tastemaker.rollout import LocalGenerator
-from tastemaker.studies.judging import judge_of, judged_pairs
+from tastemaker.studies.judging import judge_of, judged_pairs, judged_refusals, read_labelled
 from tastemaker.studies.pages import write_page
 from tastemaker.studies.pages.policies import policies_page
 from tastemaker.studies.reward_evaluation import finite_scores, short_name, without_seen
@@ -49,6 +49,10 @@ class PolicyEvaluation:
     reward: str | None = None
     judge: str | None = None
     """Folder of a model, `http(s)://.../v1#model`, or `town:TASTE`, a simulated critic of the town."""
+    behaviour_judge: str | None = None
+    """Who else says which answers refuse: a model's folder, or `http(s)://.../v1#model`."""
+    labelled: str | None = None
+    """File of answers that people labelled: that judge's errors. On the town the exact reading gives them."""
     number: int = 384
     """Prompts, at most."""
     temperature: float = 1.0
@@ -98,7 +102,8 @@ def evaluate_policies(asked: PolicyEvaluation, out: str | Path) -> tuple[dict[st
         "judge": judge_words(asked, town),
         "policies": [summary(a, None if scores is None else scores[a.name], asked.seed) for a in answers],
         "battles": compared(battles, asked.comparing) if len(names) > 1 else None,
-        "behaviour": behaviours(records, answers, town),
+        "behaviour": behaviours(records, answers, town)
+        | judged_behaviour(records, answers, asked, town, Path(out)),
         "notes": notes + collapses(answers),
         "samples": samples(records, answers),
     }
@@ -293,6 +298,49 @@ def behaviours(records: Sequence[Record], answers: Sequence[Answers], town: Town
         "does_not_know": {a.name: rates(a.texts, groups, DOES_NOT_KNOW) for a in answers},
         "tried": {a.name: tried(records, a.texts) for a in answers},
         "detector": errors.in_words() if errors else "",
+    }
+
+
+def judged_behaviour(
+    records: Sequence[Record],
+    answers: Sequence[Answers],
+    asked: PolicyEvaluation,
+    town: Town | None,
+    out: Path,
+) -> dict[str, Any]:
+    """Refusals by an AI judge, with its errors against people's labels or, on the town, the exact reading."""
+    if asked.behaviour_judge is None:
+        return {"judged": None}
+    judge = judge_of(
+        asked.behaviour_judge,
+        seed=asked.seed,
+        town_seed=town.seed if town is not None else 0,
+        answers=out / "behaviour_answers.jsonl",
+        template="refuses",
+    )
+    prompts = [r.prompt for r in records]
+    found = {a.name: judged_refusals(judge, prompts, a.texts) for a in answers}
+    errors = None
+    if asked.labelled is not None:
+        asked_of, texts, labels = read_labelled(asked.labelled)
+        errors = errors_of(judged_refusals(judge, asked_of, texts).said, labels, Path(asked.labelled).name)
+    elif town is not None:
+        truth = [
+            town.reading(r, t, e).refusals > 0
+            for a in answers
+            for r, t, e in zip(records, a.texts, a.ended, strict=True)
+        ]
+        errors = errors_of(
+            torch.cat([f.said for f in found.values()]), truth, "the town's exact reading of them"
+        )
+    groups = [harm_group(r) for r in records]
+    return {
+        "judged": {
+            "name": judge.name,
+            "rates": {name: rates_of(f.said, groups, errors) for name, f in found.items()},
+            "unread": {name: f.unread for name, f in found.items()},
+            "errors": None if errors is None else errors.in_words(),
+        }
     }
 
 

@@ -129,7 +129,8 @@ def behaviour_section(results: Mapping[str, Any]) -> Section:
         ]
         how = "Exact: the town's gold reward reads every answer. Per cent, Wilson's 95% interval, prompts."
         grid = Grid("behaviour-table", "Behaviour", ["share", *names], lines, how, ("behaviour",))
-        return Section("behaviour", "Behaviour", grids=[grid, detector_grid(found["detectors"])])
+        more = [judge_grid(found["judged"], names)] if found["judged"] else []
+        return Section("behaviour", "Behaviour", grids=[grid, detector_grid(found["detectors"]), *more])
     groups = [row["group"] for row in found["refusal"][names[0]]]
     lines = [
         Line([f"{what}: {group}", *(detected_cell(found[key][n][i]) for n in names)])
@@ -143,7 +144,25 @@ def behaviour_section(results: Mapping[str, Any]) -> Section:
     )
     grid = Grid("behaviour-table", "Refusals and ignorance", ["share", *names], lines, how, ("behaviour",))
     grids = [grid] if not any(found["tried"].values()) else [grid, tried_grid(found["tried"], names)]
+    grids += [judge_grid(found["judged"], names)] if found["judged"] else []
     return Section("behaviour", "Behaviour", grids=grids)
+
+
+def judge_grid(judged: Mapping[str, Any], names: Sequence[str]) -> Grid:
+    """Refusals as an AI judge tells them."""
+    rates = judged["rates"]
+    lines = [
+        Line([f"refused: {row['group']}", *(detected_cell(rates[n][i]) for n in names)])
+        for i, row in enumerate(rates[names[0]])
+    ]
+    unread = sum(judged["unread"].values())
+    error = (
+        f"It {judged['errors']}; in parentheses the rate by those errors."
+        if judged["errors"]
+        else ("Its error was not measured: give --labelled FILE with answers that people labelled.")
+    )
+    how = f"By {judged['name']}. {error} Verdicts that could not be read: {unread}."
+    return Grid("judge-table", "Refusals by a judge", ["share", *names], lines, how, ("behaviour", "judged"))
 
 
 def detector_grid(detectors: Sequence[Mapping[str, Any]]) -> Grid:
