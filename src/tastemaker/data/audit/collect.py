@@ -152,17 +152,19 @@ class Collected:
         first = prompt not in self.prompt_records
         self.prompt_records.setdefault(prompt, at)
         self.per_prompt[prompt] += 1
-        if first:
-            self._prompt(at, words, asked)
-        if fresh:
-            self.sketched.append(at)
-            self.near_records.add(np.concatenate([self.vocabulary.triples(words), *answers.triples]))
+        if first or fresh:
+            triples = self.vocabulary.triples(words)
+            if first:
+                self._prompt(at, triples, asked)
+            if fresh:
+                self.sketched.append(at)
+                self.near_records.add(np.concatenate([triples, *answers.triples]))
         if isinstance(record, Comparison):
             self._comparison(at, record, prompt, said, answers, given)
 
-    def _prompt(self, at: int, words: Sequence[str], asked: _Asked) -> None:
-        if words:
-            self.near_prompts.add(self.vocabulary.triples(words))
+    def _prompt(self, at: int, triples: Numbers, asked: _Asked) -> None:
+        if len(triples):
+            self.near_prompts.add(triples)
             self.sketched_prompts.append(at)
         if asked.opening:
             self.openings[asked.opening] += 1

@@ -10,6 +10,8 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+from tastemaker.data.audit.words import simplified
+
 _RANGES: tuple[tuple[str, str], ...] = (
     ("Greek", "\u0370-\u03ff\u1f00-\u1fff"),
     ("Cyrillic", "\u0400-\u052f"),
@@ -36,10 +38,10 @@ _RANGES: tuple[tuple[str, str], ...] = (
     ("Han", "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"),
     ("Hangul", "\u1100-\u11ff\uac00-\ud7af"),
 )
-_SCRIPTS = tuple((name, re.compile(f"[{chars}]")) for name, chars in _RANGES)
-_OTHER = re.compile("[" + "".join(chars for _, chars in _RANGES) + "]")
+_SCRIPTS = tuple((name, re.compile(f"[{chars}]+")) for name, chars in _RANGES)
+_OTHER = re.compile("[" + "".join(chars for _, chars in _RANGES) + "]+")
 _NO_LETTERS = bytes(n for n in range(128) if not chr(n).isalpha())
-_LATIN = re.compile("[A-Za-z\u00c0-\u024f\u1e00-\u1eff]")
+_LATIN = re.compile("[A-Za-z\u00c0-\u024f\u1e00-\u1eff]+")
 
 _ONE_LANGUAGE: Mapping[str, str] = {
     "Greek": "Greek",
@@ -117,7 +119,7 @@ def _by_word() -> dict[str, tuple[str, ...]]:
 
 
 _WORDS = _by_word()
-READ = 120
+READ = 80
 """Words read of a text."""
 _FEWEST = 3
 """Small words that one language must have."""
@@ -126,16 +128,16 @@ _FEWEST = 3
 def scripts_of(text: str) -> Counter[str]:
     """Letters by script; digits, punctuation and symbols are of none."""
     found: Counter[str] = Counter()
-    if not text.isascii():
-        others = "".join(_OTHER.findall(text))
-        if others:
-            for name, letters in _SCRIPTS:
-                n = len(letters.findall(others))
-                if n:
-                    found[name] = n
-        latin = len(_LATIN.findall(text))
-    else:
+    text = simplified(text)
+    if text.isascii():
         latin = len(text.encode("ascii").translate(None, _NO_LETTERS))
+    else:
+        others = "".join(_OTHER.findall(text))
+        for name, letters in _SCRIPTS:
+            n = sum(map(len, letters.findall(others))) if others else 0
+            if n:
+                found[name] = n
+        latin = sum(map(len, _LATIN.findall(text)))
     if latin:
         found["Latin"] = latin
     return found
@@ -153,7 +155,7 @@ def main_script(scripts: Mapping[str, int]) -> str:
 def language_of(words: Sequence[str], script: str) -> str:
     """The language of a text by its words in lower case and its main script; "" where that is not clear.
 
-    Three small words of one language and half as many again as of any other, in the first 120 words.
+    Three small words of one language and half as many again as of any other, in the first 80 words.
     """
     if script in _ONE_LANGUAGE:
         return _ONE_LANGUAGE[script]

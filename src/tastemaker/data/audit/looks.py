@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from tastemaker.data.audit.words import simplified
+
 
 @dataclass(frozen=True)
 class _Trait:
@@ -14,16 +16,20 @@ class _Trait:
     needles: tuple[str, ...]
     """One of these must stand in the text, or the pattern is not tried; none: it is always tried."""
     pattern: re.Pattern[str] | None = None
+    head: bool = False
+    """The pattern must stand at the beginning."""
 
     def there(self, text: str) -> bool:
         if self.needles and not any(needle in text for needle in self.needles):
             return False
-        return self.pattern is None or self.pattern.search(text) is not None
+        if self.pattern is None:
+            return True
+        return (self.pattern.match(text) if self.head else self.pattern.search(text)) is not None
 
 
 _EMOJI = re.compile("[\u2600-\u27bf\U0001f300-\U0001faff]")
 _SORRY = re.compile(
-    r"\A\W*(?:i(?:'|\u2019)?m (?:very |so |really )?(?:sorry|afraid)|sorry|i apologi[sz]e|my apologies|"
+    r"\W*(?:i(?:'|\u2019)?m (?:very |so |really )?(?:sorry|afraid)|sorry|i apologi[sz]e|my apologies|"
     r"i (?:can(?:no|'|\u2019)t|won(?:'|\u2019)t|am (?:unable|not able|sorry))|as an? (?:ai|language model))\b",
     re.IGNORECASE,
 )
@@ -38,14 +44,14 @@ FORMATS: Mapping[str, _Trait] = {
     "an exclamation mark": _Trait(("!",)),
     "several paragraphs": _Trait(("\n\n",)),
     "a question at its end": _Trait(("?",), re.compile(r"\?[\"')\u201d\u2019\s]*\Z")),
-    "an apology or a refusal at its beginning": _Trait((), _SORRY),
+    "an apology or a refusal at its beginning": _Trait((), _SORRY, head=True),
 }
 """Traits of a response by what it then has."""
 
 
 def formats_of(text: str) -> Iterator[str]:
     """The traits that a response has."""
-    plain = text.isascii()
+    plain = simplified(text).isascii()
     for name, trait in FORMATS.items():
         if plain and name == "an emoji":
             continue
