@@ -108,7 +108,7 @@ def test_a_folder_is_imported_and_exported_again_as_it_was(sqlite: Store, tmp_pa
         dataset = read_records(tmp_path / "folder")
         settings = fitting_settings(ProjectSettings(kind="preference"), dataset)
         made = import_dataset(writer, create_project(writer, "again", settings), dataset)
-    assert (made.items, made.labels) == (2, 3), "chosen first: who preferred the other made another item"
+    assert (made.items, made.labels) == (1, 3), "chosen first: who preferred the other speaks of the same pair"
     again = project_rows(sqlite, "again", ExportOptions(names=True))
     before = read_records(tmp_path / "folder").records
     assert [(r["chosen"], r.get("tie", False), r.get("strength")) for r in again] == [

@@ -95,8 +95,10 @@ def import_dataset(
 
 
 def _as_known(writer: Writer, project: Project, record: Record) -> Record:
-    """A pair with its sides as the project's item has them, where there is one. Files put what was preferred
-    first, so two annotators who disagree give the same pair in two orders.
+    """A pair with its sides as the project's item has them; a new one's in the order of their hashes.
+
+    Files put what was preferred first. So two annotators who disagree give one pair in two orders; and were
+    that order kept, the first response would be the first annotator's choice, and chance agreement near 1.
     """
     if not isinstance(record, Comparison) or len(record.responses) != 2:
         return record
@@ -107,7 +109,8 @@ def _as_known(writer: Writer, project: Project, record: Record) -> Record:
         same = (Item.project_id == project.id, Item.sha256 == sha256_json([prompt, order]))
         return writer.session.scalar(select(Item.id).where(*same)) is not None
 
-    if known(sides) or not known(sides[::-1]):
+    turn = known(sides[::-1]) or (sides[0] > sides[1] and len(set(record.ranking)) > 1)
+    if known(sides) or not turn:
         return record
     shown = None if record.shown_order is None else tuple(1 - k for k in record.shown_order)
     return replace(record, responses=record.responses[::-1], ranking=record.ranking[::-1], shown_order=shown)
