@@ -55,6 +55,7 @@ def suggest(request: Request, settings: Any, source: str | None) -> None:
         with_people = told["with_people"]
         agreed = "no label of people yet" if with_people is None else _rate(with_people)
         out.print(Text(f"agrees with most people  {agreed}"), soft_wrap=True)
+    out.print(Text(f"answers  {answers.path}"), soft_wrap=True)
 
 
 def _rate(rate: Mapping[str, float]) -> str:
