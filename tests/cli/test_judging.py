@@ -163,6 +163,20 @@ def test_labellers_may_be_mixed(command: Any):
     assert result.code == 0, result.err
     labels = read_records("mixed.jsonl", Comparison).records
     assert {c.annotator for c in labels} == {"expert", "town 0 critic fair"}
+    Path("checks.py").write_text(
+        "def short(completions, **_): return [-float(len(c[0]['content'])) for c in completions]\n"
+    )
+    three = "panel:clean=1,checks.py:short=2,town:fair=1"
+    assert command("judge", "town.jsonl", "--labellers", three, "--out", "three.jsonl").code == 0
+    by: dict[str, list[Any]] = {}
+    for label in read_records("three.jsonl", Comparison).records:
+        by.setdefault(label.annotator.split(" ")[0], []).append(label)
+    assert set(by) == {"expert", "checks.py:short", "town"}
+    assert all(len(c.responses[0]) <= len(c.responses[1]) and c.when for c in by["checks.py:short"])
+    Path("checks.py").write_text("def short(completions): return [1 / 0]\n")
+    failed = command("judge", "town.jsonl", "--labellers", "checks.py:short", "--out", "four.jsonl")
+    assert failed.code == 1
+    assert "labeller checks.py:short: raised TypeError" in failed.err
 
 
 def test_principles_are_shown_and_checked(command: Any):

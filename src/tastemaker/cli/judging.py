@@ -35,7 +35,11 @@ JUDGE_OWN: tuple[Option, ...] = (
         "answers", str | None, "beside the labels", "File in which answers are kept and found again.", "run"
     ),
     Option(
-        "labellers", tuple[str, ...], "the judge", "WHO=WEIGHT,...: panel:NAME, files of labels, judges.", "run"
+        "labellers",
+        tuple[str, ...],
+        "the judge",
+        "WHO=WEIGHT,...: panel:NAME, files of labels, FILE.py:FUNCTION, judges.",
+        "run",
     ),
     Option("canaries", bool, "false", "Try the judge with injected bad answers; judges no data.", "run"),
     Option(

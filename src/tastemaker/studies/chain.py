@@ -30,6 +30,7 @@ from typing import Any, cast
 from tastemaker.config import canonical, dump, load_config, nearest, settings_from
 from tastemaker.config.check import complain, field_types
 from tastemaker.methods.sample import Sample
+from tastemaker.rewards import source_hash
 from tastemaker.runs import (
     MADE_FILE,
     Meter,
@@ -367,6 +368,8 @@ def _contents(value: Any) -> Any:
     path = Path(str(value))
     if not path.exists() and "=" in str(value):
         path = Path(str(value).rpartition("=")[0])
+    if source_hash(str(path)):
+        return f"{value} {source_hash(str(path))}"
     if Run.is_run(path):
         return f"weights {Run.open(path).weights_hash}"
     if path.is_dir():

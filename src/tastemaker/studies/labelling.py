@@ -1,19 +1,23 @@
-"""Labellers by name: a panel of the town, a file of people's labels, a judge."""
+"""Labellers by name: a panel of the town, a file of people's labels, a function, a judge."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import cast
 
 from tastemaker.feedback.judge import Answers
-from tastemaker.feedback.labellers import Labeller, People
+from tastemaker.feedback.labellers import Labeller, People, Program
+from tastemaker.rewards import load_function, source_hash
 from tastemaker.town import PANELS, Town
 from tastemaker.town.critic import Critic
 from tastemaker.training.judging import JudgeSettings, make_judge
-from tastemaker.types import Comparison, TastemakerError
+from tastemaker.types import Comparison, TastemakerError, Text
 
+_FUNCTION = re.compile(r".+\.py:[A-Za-z_]\w*")
 FILES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".csv", ".csv.gz", ".parquet")
 
 
@@ -42,11 +46,34 @@ class TownPanel:
         return found
 
 
+def program(who: str) -> Program:
+    """`FILE.py:FUNCTION`, a reward function (docs/rewards.md), as a labeller: it is given `prompts` and
+    `completions`, one entry a response, and gives a number for each, None where it cannot tell.
+
+    Raises:
+        TastemakerError: no such file or function; when it labels, whatever the function raises.
+    """
+    function = load_function(who)
+
+    def scores(prompt: Text, responses: Sequence[str]) -> Sequence[float | None]:
+        if isinstance(prompt, str):
+            prompts, completions = [prompt] * len(responses), list(responses)
+        else:
+            prompts = [[{"role": m.role, "content": m.content} for m in prompt]] * len(responses)
+            completions = [[{"role": "assistant", "content": text}] for text in responses]
+        try:
+            return cast("Sequence[float | None]", function(prompts=prompts, completions=completions))
+        except Exception as error:  # whatever foreign code does
+            raise TastemakerError(f"labeller {who}: raised {type(error).__name__}: {error}") from error
+
+    return Program(scores, f"{who} {source_hash(who)[:12]}")
+
+
 def labellers(
     shares: Sequence[str], settings: JudgeSettings, *, responses: int = 2, answers: Answers | None = None
 ) -> list[tuple[Labeller, float]]:
-    """`WHO` or `WHO=WEIGHT` each: `panel:NAME` (simulated people of the town), a file of people's labels, or a
-    judge as in `JudgeSettings.judge`.
+    """`WHO` or `WHO=WEIGHT` each: `panel:NAME` (simulated people of the town), a file of people's labels,
+    `FILE.py:FUNCTION`, or a judge as in `JudgeSettings.judge`.
 
     Raises:
         TastemakerError: a weight that is no number; as `make_judge` does.
@@ -63,6 +90,8 @@ def labellers(
             found.append((TownPanel(Town(settings.town_seed), panel or "panel", settings.seed), weight))
         elif who.endswith(FILES):
             found.append((People(who, name=Path(who).name), weight))
+        elif _FUNCTION.fullmatch(who):
+            found.append((program(who), weight))
         else:
             own = replace(settings, judge=who)
             found.append((make_judge(own, responses=responses, answers=answers), weight))
