@@ -114,7 +114,7 @@ def show_run(out: Console, run: Run, note: str = "") -> None:
     made = ("model    ", run.model_dir) if run.data_file is None else ("data     ", run.data_file)
     out.print(f"  {made[0]}{made[1]}", markup=False, soft_wrap=True)
     out.print(f"  metrics  {run.metrics_file}", markup=False, soft_wrap=True)
-    if (run.folder / "gold.json").is_file():
+    if (run.folder / "gold.json").is_file() and not out.quiet:  # one process writes
         from tastemaker.studies.pages.gold_peak import write_peak_page
 
         out.print(f"  gold     {write_peak_page(run)}", markup=False, soft_wrap=True)

@@ -150,6 +150,11 @@ class Keeper:
             self.reward.load_state(state["reward"])
         self.notes = list(state.get("stopped", ()))
         if self.watch is not None:
+            if not state.get("gold"):
+                raise TastemakerError(
+                    f"{self.folder}: its checkpoint has no readings of a gold, and its start can no longer be "
+                    "read. Start in another folder, or leave stop_at_gold_peak out."
+                )
             self.watch.load_state(state["gold"])
         log.info("%s: resumed after step %d", self.folder, saved.step)
         return saved.step

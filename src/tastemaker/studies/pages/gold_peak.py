@@ -66,7 +66,7 @@ def from_log(run: Run, readings: Sequence[dict[str, Any]]) -> str:
     for before, r in zip([None, *readings], readings, strict=False):
         if before is None:
             continue
-        own = [m[name] for m in logged if before["step"] < int(str(m["step"])) <= r["step"]]
+        own = [m.get(name) for m in logged if before["step"] < int(str(m["step"])) <= r["step"]]
         known = [float(v) for v in own if finite(v)]
         r["proxy"] = sum(known) / len(known) if known else None
     return f"{name} of the training data, as logged between readings"
