@@ -12,7 +12,7 @@ import pytest
 
 from chat_server import Answer, completion, error, serve
 from tastemaker.methods import GRPO, PPO, RAFT, OnlineDPO
-from tastemaker.models import tiny_model
+from tastemaker.models import save_model, tiny_model
 from tastemaker.runs import Run
 from tastemaker.studies.pipeline import run_pipeline
 from tastemaker.studies.recipe import load_recipe
@@ -163,8 +163,6 @@ def test_a_judge_that_goes_away_ends_the_run_with_one_message(tmp_path: Path, st
 
 
 def test_judges_in_recipes(tmp_path: Path, start: Any, monkeypatch: pytest.MonkeyPatch):
-    from tastemaker.models import save_model
-
     save_model(*start, tmp_path / "start")
     (tmp_path / "data.jsonl").write_text("".join(json.dumps(p) + "\n" for p in PROMPTS))
     stage = {"method": "raft", "model": str(tmp_path / "start"), "data": str(tmp_path / "data.jsonl")}
@@ -191,3 +189,36 @@ def test_judges_in_recipes(tmp_path: Path, start: Any, monkeypatch: pytest.Monke
     for who, said in ((f"judge:{server.url}", "which model?"), ("judge:town:proud", "no critic 'proud'")):
         with pytest.raises(TastemakerError, match=re.escape(said)):
             train(METHODS["raft"], model=start, data=PROMPTS, reward=who, out=tmp_path / "no", **SHORT)
+
+
+def test_a_model_in_this_process_judges_by_probabilities(tmp_path: Path, start: Any):
+    save_model(*start, tmp_path / "judge")
+    reward = [{"reward": f"judge:{tmp_path / 'judge'}", "logps": True, "name": "critic"}]
+    options = {**SHORT, "max_steps": 1, "max_length": 64}
+    run = train(
+        METHODS["online_dpo"], model=start, data=PROMPTS, reward=reward, out=tmp_path / "run", **options
+    )
+    (row,) = run.metrics()
+    assert row["rewards/missing"] == 0
+    kept = [json.loads(line) for line in (tmp_path / "run/judge_answers.jsonl").read_text().splitlines()]
+    assert all(set(line["logps"]) == {"A", "B"} and line["judge"].startswith("judge ") for line in kept)
+    assert len(kept) == 2 * SHORT["per_device_train_batch_size"]  # both orders of each pair
+
+
+def test_a_judge_whose_verdicts_cannot_be_read_is_told(
+    tmp_path: Path, start: Any, caplog: pytest.LogCaptureFixture
+):
+    def run(name: str) -> Run:
+        options = {**SHORT, "max_steps": 2}
+        return train(METHODS[name], model=start, data=PROMPTS, reward=reward, out=tmp_path / name, **options)
+
+    with serve(lambda body: completion("I would rather not say.")) as server:
+        reward = f"judge:{server.url}#m"
+        assert [row["rewards/missing"] for row in run("raft").metrics()] == [1.0, 1.0]
+        told = [
+            r.getMessage() for r in caplog.records if "no verdict could be read on any of 3" in r.getMessage()
+        ]
+        assert len(told) == 2  # until there is one
+        assert "judge_answers.jsonl" in told[0]
+        with pytest.raises(TastemakerError, match="judge gave no reward for 3 responses"):
+            run("ppo")

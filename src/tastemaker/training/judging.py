@@ -8,6 +8,7 @@ nobody twice.
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -27,6 +28,8 @@ from tastemaker.rollout import LocalGenerator
 from tastemaker.town import Town
 from tastemaker.town.critic import Critic
 from tastemaker.types import TastemakerError, Text
+
+log = logging.getLogger(__name__)
 
 WITHOUT_EFFECT = ("timeout", "retries", "concurrency", "per_minute", "price_in", "price_out", "key_variable")
 """Settings of a judge that say how patiently it is asked, and change no verdict."""
@@ -214,6 +217,7 @@ class GroupJudge:
         self._answers = answers
         self._model = judge_model(settings)
         self._judges: dict[str, Judge] = {}
+        self._heard = False
         self._judge(2)  # what is wrong with the settings is found before anything is sampled
 
     @property
@@ -235,6 +239,13 @@ class GroupJudge:
             own = [g for g, group in enumerate(groups) if self._judge(len(group)) is judge]
             said = judge.scores([prompts[g] for g in own], [groups[g] for g in own])
             found.update(zip(own, said, strict=True))
+        if not self._heard and groups:
+            self._heard = any(value is not None for group in found.values() for value in group)
+            if not self._heard:
+                place = (
+                    f"; what it said is in {self._answers.path}" if self._answers and self._answers.path else ""
+                )
+                log.warning("%s: no verdict could be read on any of %d groups%s", self.name, len(groups), place)
         return [found[g] for g in range(len(groups))]
 
     def _judge(self, size: int) -> Judge:
