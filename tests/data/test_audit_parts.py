@@ -222,7 +222,7 @@ def test_languages(name: str) -> None:
 
 
 def test_what_is_not_clear_is_not_guessed() -> None:
-    for text in ("Paris", "print(x)", "4", "", "Lorem ipsum", "Yes."):
+    for text in ("Paris", "print(x)", "4", "", "Lorem ipsum", "Yes.", "a.com, b.com, c.com, d.com"):
         assert language_of(words_of(text), main_script(scripts_of(text))) == ""
     assert main_script(scripts_of("12 + 3 = 15!")) == ""
     assert scripts_of("abc где") == {"Latin": 3, "Cyrillic": 3}

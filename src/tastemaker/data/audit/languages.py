@@ -122,7 +122,7 @@ _WORDS = _by_word()
 READ = 80
 """Words read of a text."""
 _FEWEST = 3
-"""Small words that one language must have."""
+"""Different small words that one language must have."""
 
 
 def scripts_of(text: str) -> Counter[str]:
@@ -155,15 +155,18 @@ def main_script(scripts: Mapping[str, int]) -> str:
 def language_of(words: Sequence[str], script: str) -> str:
     """The language of a text by its words in lower case and its main script; "" where that is not clear.
 
-    Three small words of one language and half as many again as of any other, in the first 80 words.
+    Three different small words of one language, which stand there half as often again as those of any other,
+    in the first 80 words.
     """
     if script in _ONE_LANGUAGE:
         return _ONE_LANGUAGE[script]
     found: Counter[str] = Counter()
-    for names, n in Counter(map(_WORDS.get, words[:READ])).items():
-        for name in names or ():
+    different: Counter[str] = Counter()
+    for word, n in Counter(words[:READ]).items():
+        for name in _WORDS.get(word, ()):
             found[name] += n
+            different[name] += 1
     top = found.most_common(2)
-    if not top or top[0][1] < _FEWEST:
+    if not top or different[top[0][0]] < _FEWEST:
         return ""
     return top[0][0] if len(top) == 1 or top[0][1] >= 1.5 * top[1][1] else ""
