@@ -13,7 +13,8 @@ from tastemaker.config import TrainSettings
 from tastemaker.methods import PPO
 from tastemaker.models import LoraSettings, RoleModels, build_roles, tiny_model
 from tastemaker.training.distributed import World
-from tastemaker.training.loop import Updates
+from tastemaker.training.loop import Counters, Updates
+from tastemaker.training.metrics import Totals
 from tastemaker.types import Bundles, Role, Tree
 
 ROLES: tuple[Role, ...] = ("policy", "reference", "value")
@@ -176,3 +177,21 @@ def most_held(work: Callable[[], object]) -> int:
     with torch.autograd.graph.saved_tensors_hooks(Kept, lambda kept: kept.tensor):
         work()
     return most
+
+
+def test_gradients_are_gone_when_the_next_batch_is_sampled_and_scored() -> None:
+    method, found = PPO(value_model="head"), models(lora=False, head=True)
+    batch = prepared(method, found)
+    parameters = [p for role in method.trains for p in found.trainable(role).values()]
+    before = [p.detach().clone() for p in parameters]
+    optimizer = torch.optim.SGD(parameters, lr=0.1)
+    settings = TrainSettings(learning_rate=0.1, device="cpu")
+    updates = Updates(
+        method, found, optimizer, settings, 0.1, World.from_environment(torch.device("cpu")), total=2
+    )
+    counters = Counters()
+    for _ in range(2):
+        updates.step(batch, Totals(), counters)
+        assert all(p.grad is None for p in parameters)
+    assert counters.optimizer_steps == 2
+    assert any(not torch.equal(a, b) for a, b in zip(before, parameters, strict=True))

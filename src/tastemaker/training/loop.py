@@ -212,7 +212,6 @@ class Updates:
         """One optimiser step on one minibatch: this process's share of it."""
         counts = self.unit_counts(mini)
         parameters = [p for role in self.method.trains for p in self.models.trainable(role).values()]
-        self.optimizer.zero_grad(set_to_none=True)
         losses: list[Tensor] = []
         for micro in mini.cut(self.settings.tokens_per_microbatch):
             value, metrics = self.backward(micro, counts)
@@ -229,6 +228,8 @@ class Updates:
         factor = learning_rate_factor(self.settings, counters.optimizer_steps, self.total)
         set_learning_rate(self.optimizer, self.learning_rate * factor)
         self.optimizer.step()
+        # at once, since what samples and scores the next batch can use their room
+        self.optimizer.zero_grad(set_to_none=True)
         counters.optimizer_steps += 1
         totals.put("loss", found)
         totals.put("grad_norm", length)
