@@ -56,6 +56,7 @@ from tastemaker.functional.policy_gradient import (
     sequence_logratio,
     vespo_weight,
 )
+from tastemaker.functional.querying import ensemble_disagreement, informative_order, pair_uncertainty
 from tastemaker.functional.ratings import BradleyTerry, bradley_terry, elo, win_components, win_matrix
 from tastemaker.functional.reference_free import alphapo_reward, log_odds_ratio, odds_ratio_loss, simpo_loss
 from tastemaker.functional.selection import best_and_worst, best_of
@@ -135,6 +136,7 @@ __all__ = [
     "discopop_loss",
     "dpo_loss",
     "elo",
+    "ensemble_disagreement",
     "exact_kl",
     "exo_pair_loss",
     "explained_variance",
@@ -150,6 +152,7 @@ __all__ = [
     "gumbel",
     "hinge_loss",
     "importance_weights",
+    "informative_order",
     "ipo_loss",
     "kl_estimate",
     "krippendorff_alpha",
@@ -168,6 +171,7 @@ __all__ = [
     "odds_ratio_loss",
     "on_policy_enough",
     "orient",
+    "pair_uncertainty",
     "paired_interval",
     "paired_spread",
     "plackett_luce_loss",
