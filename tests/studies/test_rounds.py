@@ -265,6 +265,11 @@ def test_too_few_prompts_are_told_before_anything_is_asked(start: Path, tmp_path
     with pytest.raises(TastemakerError, match="2 rounds of 600 need 1200"):
         run_rounds(small(start, tmp_path, prompts_per_round=600))
     assert not (tmp_path / "respond_1").exists()
+    asked = {"test": str(start / "town" / "prompts.jsonl"), "prompts": 4}
+    with pytest.raises(
+        TastemakerError, match=r"4 of 4 held-out prompts of .* are among those that rounds may ask"
+    ):
+        run_rounds(small(start, tmp_path, report=asked))
     with pytest.raises(TastemakerError, match="report: test is missing"):
         run_rounds(small(start, tmp_path, report={}))
 

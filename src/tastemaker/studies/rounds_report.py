@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
+from tastemaker.data import prompt_key
 from tastemaker.runs import MADE_FILE, Run, lineage, render_tree
 from tastemaker.runs.lines import read_object
 from tastemaker.studies.chain import Made
@@ -13,6 +14,7 @@ from tastemaker.studies.pages import write_page
 from tastemaker.studies.rounds import Round, Rounds
 from tastemaker.studies.rounds_page import round_page, summary_page
 from tastemaker.studies.rounds_reading import Reader, columns, label_figures, summarised, weights_of
+from tastemaker.studies.rounds_stages import different_prompts
 from tastemaker.studies.start import cost_of
 from tastemaker.types import TastemakerError
 
@@ -26,7 +28,8 @@ class Reports:
     def __init__(self, rounds: Rounds, done: dict[str, Made]) -> None:
         """`done`: stages by name, filled while the rounds go on.
 
-        Raises TastemakerError where it is not known on which prompts policies are to be read.
+        Raises TastemakerError where it is not known on which prompts policies are to be read, or where rounds ask
+        those.
         """
         self._rounds, self._done = rounds, done
         values = {step.name: step.values for step in rounds.chain.steps}
@@ -44,6 +47,13 @@ class Reports:
             folder=rounds.chain.out / "readings",
             town_seed=seeds[0] if seeds else 0,
         )
+        asked = {prompt_key(r) for r in different_prompts(place_of(rounds.prompts, done))}
+        shared = sum(prompt_key(r) in asked for r in self._reader.records)
+        if shared:
+            raise TastemakerError(
+                f"report: {shared} of {len(self._reader.records)} held-out prompts of {test} are among those "
+                f"that rounds may ask ({rounds.prompts}); take them out of one of the two"
+            )
         labelling = values[first.label]
         self._reader.judge_name = labelling.get("judge") if not labelling.get("labellers") else None
         self._each: list[dict[str, Any]] = []
