@@ -198,3 +198,21 @@ def test_rows_of_a_project_say_the_group_where_it_is_known(sqlite: Store) -> Non
         create_project(writer, "empty", ProjectSettings())
     with pytest.raises(TastemakerError, match="no labels yet"):
         project_rows(sqlite, "empty", ExportOptions())
+
+
+def test_an_objective_comes_back_and_several_are_refused(sqlite: Store, tmp_path: Path) -> None:
+    both = [
+        {"prompt": "p", "response_0": "a", "response_1": "b", "better_response_id": 0, "safer_response_id": 1}
+    ]
+    one = read_records([{k: v for k, v in both[0].items() if k != "better_response_id"}])
+    with sqlite.writing() as writer:
+        project = create_project(writer, "taste", ProjectSettings(kind="pair"))
+        with pytest.raises(TastemakerError, match="several objectives"):
+            import_dataset(writer, project, read_records(both))
+        import_dataset(writer, project, one)
+        other = read_records([{k: v for k, v in both[0].items() if k != "safer_response_id"}])
+        with pytest.raises(TastemakerError, match="in helpfulness what this project compares in harmlessness"):
+            import_dataset(writer, project, other)
+    export(sqlite, "taste", tmp_path / "folder")
+    (found,) = read_records(tmp_path / "folder").records
+    assert isinstance(found, Comparison) and (found.objective, found.responses[0]) == ("harmlessness", "b")

@@ -163,6 +163,8 @@ def _values(kind: str, judgement: Judgement, item: Item, texts: _Texts) -> dict[
     responses = [_chat(c, prompt) for c in contents]
     shown = judgement.shown_order
     values: dict[str, Any] = {"prompt": prompt}
+    objective = item.columns.get("objective")
+    values |= {"objective": objective} if isinstance(objective, str) else {}
     if len(responses) == 2:
         best = 0 if ranking[0] <= ranking[1] else 1
         values |= {"chosen": responses[best], "rejected": responses[1 - best]}

@@ -28,6 +28,10 @@ FITTING: Mapping[type, tuple[Kind, ...]] = {
 """Kind of record -> questions that can be asked of it."""
 
 
+OBJECTIVE = "objective"
+"""Column of an item that says what its responses are compared in; exports give it back."""
+
+
 @dataclass(frozen=True)
 class Imported:
     """What became of a data set."""
@@ -55,8 +59,10 @@ def import_dataset(
     """Adds every record as an item; with `labels` what it says as a judgement of its annotator; with `gold`
     what it says as the known answer of a test item. Importing the same again adds nothing.
 
-    Raises TastemakerError where records of this kind cannot be asked the project's question.
+    Raises TastemakerError where records of this kind cannot be asked the project's question, or where they
+    compare the same responses in several objectives: a project asks one question.
     """
+    _one_objective(dataset)
     settings = settings_of(writer.session, project.id)
     if settings.kind not in FITTING[dataset.kind]:
         raise TastemakerError(
@@ -79,6 +85,7 @@ def import_dataset(
             columns=_columns(each),
         )
         counts["new" if new else "known"] += 1
+        _same_objective(dataset.source, each, item)
         if not labels or gold:
             continue
         if answer is None:
@@ -92,6 +99,25 @@ def import_dataset(
         made = record(writer, item, person, answer, key=key, shown_order=shown, at=when)
         counts["labels"] += not made.again
     return Imported(counts["new"], counts["known"], counts["labels"], counts["skipped"])
+
+
+def _one_objective(dataset: Dataset) -> None:
+    named = {r.objective: None for r in dataset.records if isinstance(r, Comparison)}
+    if len(named) > 1:
+        told = ", ".join(name or "none" for name in named)
+        raise TastemakerError(
+            f"{dataset.source}: compares responses in several objectives ({told}). A project asks one "
+            "question: give the rows of each objective a file and a project of their own."
+        )
+
+
+def _same_objective(source: str, record: Record, item: Item) -> None:
+    if isinstance(record, Comparison) and (item.columns or {}).get(OBJECTIVE, "") != record.objective:
+        known = item.columns.get(OBJECTIVE) or "none"
+        raise TastemakerError(
+            f"{source}, row {record.row}: compares in {record.objective or 'no objective'} what this project "
+            f"compares in {known}. Give each objective a project of its own."
+        )
 
 
 def _as_known(writer: Writer, project: Project, record: Record) -> Record:
@@ -149,6 +175,8 @@ def answer_of(record: Record, settings: ProjectSettings) -> dict[str, Any] | Non
 
 def _columns(record: Record) -> dict[str, Any]:
     """Plain values that came with a row."""
+    if isinstance(record, Comparison) and record.objective:
+        return {OBJECTIVE: record.objective}
     if not isinstance(record, Question):
         return {}
     plain = {k: v for k, v in record.columns.items() if isinstance(v, str | int | float | bool)}
