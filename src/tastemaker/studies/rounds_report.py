@@ -28,8 +28,8 @@ class Reports:
     def __init__(self, rounds: Rounds, done: dict[str, Made]) -> None:
         """`done`: stages by name, filled while the rounds go on.
 
-        Raises TastemakerError where it is not known on which prompts policies are to be read, or where rounds ask
-        those.
+        Raises TastemakerError where it is not known on which prompts policies are to be read, or where rounds
+        ask those.
         """
         self._rounds, self._done = rounds, done
         values = {step.name: step.values for step in rounds.chain.steps}
