@@ -90,7 +90,7 @@ class PostgresServer:
         command = [str(self._programs / program), *map(str, arguments)]
         # Not captured by pipes: the server would inherit them, and reading would never end.
         with open(self.socket / "said", "w+") as said:
-            done = subprocess.run(command, cwd="/", stdout=said, stderr=said, **self._user)  # pyright: ignore
+            done = subprocess.run(command, cwd="/", stdout=said, stderr=said, **self._user)
             if done.returncode:
                 said.seek(0)
                 raise Unavailable(f"{program}: {said.read()[-500:]}")
