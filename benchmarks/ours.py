@@ -45,7 +45,7 @@ if first:
 warmup = warmup_of(args.task, args.size)
 steps = args.steps + warmup
 more: dict[str, Any] = changes(args.set)
-clock = Clock(warmup, args.profile, args.device)
+clock = Clock(warmup, args.profile, args.device, args.steps)
 
 
 def progress(step: int, total: int, metrics: Mapping[str, float]) -> None:

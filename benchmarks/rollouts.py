@@ -178,7 +178,7 @@ def one_engine() -> None:
     if args.system == "tastemaker":
         model.set_attn_implementation(IMPLEMENTATION)
     generator = LocalGenerator(Holder(model))
-    clock = Clock(TASKS["rollouts"].warmup)
+    clock = Clock(TASKS["rollouts"].warmup, args.profile, args.device, args.steps)
     for turn in range(TASKS["rollouts"].warmup + args.steps):
         seed = 1000 * args.seed + turn
         torch.manual_seed(seed)

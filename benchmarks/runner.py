@@ -123,7 +123,7 @@ def measure(one: Run, prepared: Path, device: str, *, processes: int = 1) -> Run
     script = "rollouts.py" if one["task"] == "rollouts" else "ours.py" if ours else "theirs.py"
     launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     command = [sys.executable, *(launch if processes > 1 else []), str(HERE / script)]
-    names = ("task", "size", "steps", "variant", "dtype", "adapter", "context", "batch", "group")
+    names = ("task", "size", "steps", "variant", "dtype", "adapter", "context", "batch", "group", "profile")
     for name in names:
         if one.get(name) is not None:
             command += [f"--{name}", str(one[name])]

@@ -51,7 +51,7 @@ steps = args.steps + warmup
 batch = args.batch or task.batch
 lora = args.adapter == "lora"
 tokenizer = AutoTokenizer.from_pretrained(args.prepared / f"model-{args.size}")
-clock = Clock(warmup, args.profile, args.device)
+clock = Clock(warmup, args.profile, args.device, args.steps)
 wrote: list[float] = []
 """Mean tokens of each step's responses, end token included."""
 
