@@ -289,7 +289,7 @@ def test_rounds_of_iterative_dpo_are_a_pipeline(world: Path, tmp_path: Path):
         p.weights_hash for p in runs["dpo-1"].record.parents if p.role == "policy"
     )
     assert [r.reused for r in run_pipeline(load_recipe(content))] == [True] * 4
-    content["stages"][2]["num_generations"] = 5
+    content["stages"][2]["seed"] = 7  # a further response may change no pair; other draws do
     again = run_pipeline(load_recipe(content))
     assert [r.reused for r in again] == [True, True, False, False]
     assert again[3].run.folder.name == "dpo-2-2" or again[3].run.folder != runs["dpo-2"].folder
