@@ -84,7 +84,7 @@ studies-offline: $(VENV)/.installed  ## Flipped labels and labels that follow le
 results-critic: $(VENV)/.installed  ## A critic beside people on the town, 3 seeds (6 CPU min)
 	OMP_NUM_THREADS=1 $(BIN)/tastemaker study critic --out docs/results/critic
 
-results-selection: $(VENV)/.installed  ## Which pairs to label next: active selection against random on the town, 3 seeds (6 CPU min)
+results-selection: $(VENV)/.installed  ## Which pairs to label next: active selection against random on the town, 3 seeds (10 CPU min)
 	OMP_NUM_THREADS=1 $(BIN)/tastemaker study selection --out docs/results/selection
 
 results-chains: $(VENV)/.installed  ## Chains of RLHF, DPO, adapters and merges on the town, 3 seeds (some 10 CPU min)

@@ -29,7 +29,7 @@ def seed(gain: float, shift: float) -> dict:
 
 
 def test_labels_needed_are_read_off_randoms_curve() -> None:
-    sizes, curve = selection.SIZES, [0.60, 0.62, 0.64]
+    sizes, curve = selection.SIZES, [0.60, 0.62, 0.64, 0.66]
     assert selection.labels_needed(curve, 0.63) == (pytest.approx(math.sqrt(sizes[1] * sizes[2])), False)
     assert selection.labels_needed(curve, 0.5) == (sizes[0], True)
     assert selection.labels_needed(curve, 0.7) == (sizes[-1], True)
@@ -42,7 +42,7 @@ def test_a_gain_is_told_with_its_interval(tmp_path: Path) -> None:
     assert gain["low"] > 0.009, "paired: what seeds have in common is not in it"
     needs = found["against_random"]["uncertainty"]["random_needs"]["600"]
     assert needs["mean"] == pytest.approx(math.sqrt(600 * 1200))
-    assert found["against_random"]["disagreement"]["random_needs"]["1200"]["cut"] == 3
+    assert found["against_random"]["disagreement"]["random_needs"]["2000"]["cut"] == 3
     assert report(tmp_path, found).name == "report.html"
     text = (tmp_path / "results.md").read_text()
     assert "learns more from as many labels" in text

@@ -7,7 +7,7 @@ labels looked at. Accuracy is against the gold reward on the held-out pairs, whi
 selected ones are not.
 
 The question was fixed beforehand: mean accuracy over the sizes after the first, less that of random selection,
-paired by seed.
+paired by seed. One seed had been read at these sizes before the others were run.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from tastemaker.town import Town, TownSpec
 from tastemaker.town.critic import Critic
 from tastemaker.types import Comparison
 
-SIZES = (300, 600, 1200)
+SIZES = (300, 600, 1200, 2000)
 """Labels before each reading; the differences are what a round asks for."""
 ARMS: Mapping[str, Rule | None] = {"random": None, "uncertainty": "uncertainty", "disagreement": "disagreement"}
 HELD_OUT = 1500
