@@ -108,6 +108,22 @@ def test_a_project_of_the_store(command: Callable[..., Any]) -> None:
     assert done.code == 1 and "absent" in done.err
 
 
+def test_groups_that_differ_are_told_on_top(command: Callable[..., Any]) -> None:
+    rows = [
+        pair(
+            f"p{i}",
+            *(("a", "b") if who < "n" else ("b", "a")),
+            annotator=who,
+            group="early" if who < "n" else "late",
+        )
+        for i in range(6)
+        for who in "abcwxyz"
+    ]
+    assert command("audit", written("pairs.jsonl", rows)).code == 0
+    lede = Path("audit/report.html").read_text().partition("<nav")[0].replace("\u00a0", " ")
+    assert "agree in 100 % within a group of group and in 0 % across" in lede
+
+
 def test_splits_of_a_saved_folder_are_held_out(command: Callable[..., Any]) -> None:
     import datasets
 

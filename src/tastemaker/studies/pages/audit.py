@@ -10,7 +10,13 @@ from tastemaker.data.writing import plain_cell
 from tastemaker.studies.pages import Page, Section
 from tastemaker.studies.pages.drawings import forest
 from tastemaker.studies.pages.judgements import points, span
-from tastemaker.studies.pages.labellers import group_sentences, people_section, people_sentences
+from tastemaker.studies.pages.labellers import (
+    CHANCE,
+    agreement_sentence,
+    group_sentences,
+    people_section,
+    people_sentences,
+)
 from tastemaker.studies.report.grid import Grid, Line
 from tastemaker.studies.written import ABSENT, counted, finite, number
 
@@ -34,7 +40,12 @@ def audit_page(results: Mapping[str, Any]) -> Page:
         kind="audit",
         title=results["title"],
         headline=headline(results, len(wrong), len(doubtful)),
-        sentences=[*(f["sentence"] for f in [*wrong, *doubtful][:5]), *habits[:1], *taste[:1]],
+        sentences=[
+            *(f["sentence"] for f in [*wrong, *doubtful][:5]),
+            *habits[:1],
+            *taste[:1],
+            *(agreement_sentence(g) for g in results["groups"] if finite(g["p"]) and g["p"] < CHANCE),
+        ],
         facts=facts(results),
         warning=f"Broken limits: {', '.join(broken)}." if broken else "",
         sections=[

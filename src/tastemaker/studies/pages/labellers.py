@@ -10,6 +10,8 @@ from tastemaker.studies.pages.judgements import points, span
 from tastemaker.studies.report.grid import Grid, Line
 from tastemaker.studies.written import ABSENT, counted, listed, number
 
+CHANCE = 0.05
+"""p-value below which groups are said to differ."""
 MANY = 10
 """Annotators and groups that are shown."""
 
@@ -43,27 +45,30 @@ def people_sentences(results: Mapping[str, Any]) -> list[str]:
 
 
 def group_sentences(results: Mapping[str, Any]) -> list[str]:
+    """Of each grouping, whose labels they are and how far the groups agree."""
     said: list[str] = []
     for found in results["groups"]:
         names = [f"{g['name']} {points(g['share'], 0)} %" for g in found["groups"][:6]]
         said.append(f"By {found['name']} the labels are from {listed(names)}.")
-        if found["p"] is None:
-            said.append(
-                f"No pair tells how far groups of {found['name']} agree: none was labelled by two of them."
-            )
-            continue
-        apart = found["within"] - found["across"]
-        verdict = (
-            f"agree less with each other than among themselves by more than chance would (p = {found['p']:.3f})"
-            if found["p"] < 0.05
-            else f"differ by no more than chance would (p = {found['p']:.2f})"
-        )
-        said.append(
-            f"Two labels of one pair agree in {points(found['within'], 0)} % within a group of {found['name']} "
-            f"and in {points(found['across'], 0)} % across ({number(100 * apart, 1, sign=True)} points): the "
-            f"groups {verdict}."
-        )
+        said.append(agreement_sentence(found))
     return said
+
+
+def agreement_sentence(found: Mapping[str, Any]) -> str:
+    """How far the groups of one grouping agree."""
+    if found["p"] is None:
+        return f"No pair tells how far groups of {found['name']} agree: none was labelled by two of them."
+    apart = found["within"] - found["across"]
+    verdict = (
+        f"agree less with each other than among themselves by more than chance would (p = {found['p']:.3f})"
+        if found["p"] < CHANCE
+        else f"differ by no more than chance would (p = {found['p']:.2f})"
+    )
+    return (
+        f"Two labels of one pair agree in {points(found['within'], 0)} % within a group of {found['name']} "
+        f"and in {points(found['across'], 0)} % across ({number(100 * apart, 1, sign=True)} points): the "
+        f"groups {verdict}."
+    )
 
 
 def people_section(results: Mapping[str, Any], said: Sequence[str]) -> Section:
