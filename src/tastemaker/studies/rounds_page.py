@@ -181,8 +181,8 @@ def summary_page(results: Mapping[str, Any]) -> Page:
     rounds = results["rounds"]
     last = rounds[-1]
     course = [
-        ("first", rounds[0]["policies"]["start"]),
-        *((f"{r['round']}", r["policies"]["after"]) for r in rounds),
+        ("first policy", rounds[0]["policies"]["start"]),
+        *((f"round {r['round']}", r["policies"]["after"]) for r in rounds),
     ]
     columns = [k for k in ("score", "kl", "tokens") if k in course[0][1]]
     lines = [
@@ -190,7 +190,7 @@ def summary_page(results: Mapping[str, Any]) -> Page:
         for i, (name, read) in enumerate(course)
     ]
     heads = [
-        "after round",
+        "after",
         *(FIGURES[k] for k in columns),
         "wins against before",
         "against first",
@@ -215,7 +215,7 @@ def summary_page(results: Mapping[str, Any]) -> Page:
             ("Judged by", results["judge"] or "nobody"),
         ],
         sections=[
-            Section("rounds", "Round by round", pictures=pictures, grids=[grid], beside=True),
+            Section("rounds", "Round by round", pictures=pictures, grids=[grid]),
             lineage_section(last["lineage"]),
         ],
         warning=warning(results["judge"]),

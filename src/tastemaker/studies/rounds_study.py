@@ -206,7 +206,8 @@ def summarise(by_seed: Mapping[int, Mapping[str, Any]], size: Size) -> dict[str,
                 "wins": _finite(win_rate(three, one)["rate"]),
             }
     start = _over([_column(by_seed[s]["start"]["score"]) for s in seeds])
-    counts = {"labels": size.labels, "prompts": size.prompts, "test": size.test}
+    test = min(len(by_seed[s]["start"]["score"]) for s in seeds)  # different ones of those that were drawn
+    counts = {"labels": size.labels, "prompts": size.prompts, "test": test}
     return {"seeds": seeds, **counts, "start": start, "arms": arms, "compared": compared}
 
 

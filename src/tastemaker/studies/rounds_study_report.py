@@ -50,7 +50,7 @@ def study_page(results: Mapping[str, Any]) -> Page:
             ("Seeds", str(len(results["seeds"]))),
             ("Labels", f"{results['labels']} in every arm"),
             ("Labelled by", "the town's simulated people"),
-            ("Test prompts", f"{results['test']} a seed, one sampled answer to each"),
+            ("Test prompts", f"at least {results['test']} different ones a seed, one sampled answer to each"),
             ("Made by", "make results-rounds"),
         ],
         sections=[
@@ -89,7 +89,7 @@ def sentence(name: str, found: Mapping[str, Any]) -> str:
     three, one = NAMES[name], NAMES[found["against"]]
     return (
         f"{three[0].upper()}{three[1:]}: they {verdict} {one} ({interval(gold)} in gold, {_percent(wins)} of "
-        f"the prompts won), {interval(kl)} nats further from the first policy."
+        f"the prompts won); their KL from the first policy differs by {interval(kl)} nats."
     )
 
 
