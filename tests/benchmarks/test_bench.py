@@ -196,3 +196,20 @@ def test_needed_work_is_counted_by_hand(modules: None) -> None:
     size = Size(hidden=2, intermediate=5, layers=7, heads=1, vocabulary=11)
     dense = 7 * (4 * 2 * 2 + 3 * 2 * 5) * 6 + 3 * 2 * 11
     assert work.flops(size) == 3 * (2 * dense + 4 * 19 * 2 * 7)
+
+
+def test_time_is_read_by_operation(modules: None, tmp_path: Path) -> None:
+    import torch
+    from common import profiled  # pyright: ignore[reportMissingImports]
+    from where import FREE, KINDS  # pyright: ignore[reportMissingImports]
+
+    names = [name for kind in KINDS.values() for name in kind] + FREE.split()
+    assert len(set(names)) == len(names)
+    x = torch.ones(64, 64, requires_grad=True)
+    stop = profiled(str(tmp_path / "operations.json"))
+    (x @ x).t().sum().backward()
+    stop()
+    x @ x  # behind the end: not counted
+    found = json.loads((tmp_path / "operations.json").read_text())
+    assert found["mm"][1] == 3 and found["mm"][0] > 0  # forward, and a gradient for each side
+    assert "mm" in KINDS["products"] and "t" in FREE.split() and found["t"][1] >= 1

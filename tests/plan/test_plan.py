@@ -82,6 +82,23 @@ def test_frozen_copies_values_on_the_policy_and_four_bits() -> None:
     assert four == 0.5625 * linear + 2 * (n - linear)
 
 
+def test_offloaded_models_are_there_one_at_a_time_while_they_score() -> None:
+    size = model_size("7B")
+    read = "a frozen model, while it is read"
+    for method, others in ((DPO(), 1), (PPO(), 2)):
+        kept, away = parts_of(method, size), parts_of(method, size, offload_frozen=True)
+        assert sum("frozen" in name for name in kept) == others
+        assert [name for name in away if "frozen" in name] == [read]
+        assert away[read] == 2 * size.parameters
+    parts = [
+        memory_parts(PPO(), TrainSettings(offload_frozen=off), size, Load(1000, 500), kind="cuda", bits=16)
+        for off in (False, True)
+    ]
+    saved = peak(parts[0]) - peak(parts[1])
+    assert 2 * size.parameters < saved <= 4 * size.parameters
+    assert read not in parts_of(PPO(), size, use_peft=True, offload_frozen=True)
+
+
 def test_adapters_share_one_base() -> None:
     size = model_size("7B")
     ppo = parts_of(PPO(), size, use_peft=True, lora_r=8)
