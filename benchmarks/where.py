@@ -50,7 +50,7 @@ KINDS = {
     ),
     "optimiser": ("_fused_adamw_", "_foreach_norm", "_foreach_mul_", "_foreach_add_", "stack"),
 }
-OTHERS = "gates, norms, loss"
+OTHERS = "gates, norms, loss, sampling"
 CALLS = "Python and calls"
 FREE = "view slice transpose t expand unsqueeze squeeze as_strided split select detach empty new_empty"
 """Operations that compute nothing: what they take is the call."""
