@@ -28,7 +28,7 @@ def recipe(tmp_path: Path) -> str:
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """What `run_rounds` was called with."""
     calls: list[Any] = []
-    monkeypatch.setattr("tastemaker.studies.rounds_run.run_rounds", lambda r, **more: calls.append((r, more)))
+    monkeypatch.setattr("tastemaker.studies.rounds.run.run_rounds", lambda r, **more: calls.append((r, more)))
     return calls
 
 
@@ -89,14 +89,14 @@ def test_help(command: Any):
 
 
 def test_labels_that_are_missing_are_no_traceback(command: Any, recipe: str, monkeypatch: pytest.MonkeyPatch):
-    from tastemaker.studies.rounds_stages import LabelsMissing
+    from tastemaker.studies.rounds.stages import LabelsMissing
 
     monkeypatch.setattr(LabelsMissing, "done", lambda self: 3)
 
     def missing(rounds: Any, **more: Any) -> None:
         raise LabelsMissing("labels.db", "taste", (1, 2), 8, "people_1")
 
-    monkeypatch.setattr("tastemaker.studies.rounds_run.run_rounds", missing)
+    monkeypatch.setattr("tastemaker.studies.rounds.run.run_rounds", missing)
     result = command("rounds", recipe, "--wait", "0")
     assert result.code == 1
     assert "people_1: 3 of 8 items of the project taste are labelled." in result.err

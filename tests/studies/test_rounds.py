@@ -20,10 +20,11 @@ from tastemaker.feedback.store import Store
 from tastemaker.feedback.tables import Export, Item, Response
 from tastemaker.feedback.tracing import labels_in, runs_trained_on, withdraw
 from tastemaker.runs import Run, lineage, list_runs, render_tree
-from tastemaker.studies import making, rounds_run
-from tastemaker.studies.rounds import Rounds, load_rounds
-from tastemaker.studies.rounds_run import run_rounds
-from tastemaker.studies.rounds_stages import LabelsMissing
+from tastemaker.studies import making
+from tastemaker.studies.rounds import run as running
+from tastemaker.studies.rounds.recipe import Rounds, load_rounds
+from tastemaker.studies.rounds.run import run_rounds
+from tastemaker.studies.rounds.stages import LabelsMissing
 from tastemaker.types import Comparison, Question
 
 FOLDER = Path(__file__).parents[2] / "recipes" / "rounds"
@@ -355,11 +356,11 @@ def test_waiting_for_people(start: Path, tmp_path: Path, monkeypatch: pytest.Mon
 
     def sleep(seconds: float) -> None:
         """Somebody labels while the command waits, one label a look."""
-        if seconds == rounds_run.POLL:  # others sleep, too
+        if seconds == running.POLL:  # others sleep, too
             seen.append(seconds)
             label(tmp_path / "labels.db", most=1)
 
-    monkeypatch.setattr(rounds_run.time, "sleep", sleep)
+    monkeypatch.setattr(running.time, "sleep", sleep)
     run_rounds(asked(start, tmp_path, rounds=1, overlap=1, wanted=2), wait=1)
     assert len(seen) == 2
     exported = (tmp_path / "out" / "people_1" / "pairs.jsonl").read_text().splitlines()
@@ -368,8 +369,8 @@ def test_waiting_for_people(start: Path, tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_no_label_comes(start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     clock = itertools.count(0, 30)
-    monkeypatch.setattr(rounds_run.time, "monotonic", lambda: float(next(clock)))
-    monkeypatch.setattr(rounds_run.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(running.time, "monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr(running.time, "sleep", lambda seconds: None)
     with pytest.raises(TastemakerError, match=r"no label came for 2 minutes\. people_1: 0 of"):
         run_rounds(asked(start, tmp_path), wait=2)
 
@@ -402,7 +403,7 @@ def test_a_project_of_somebody_else(start: Path, tmp_path: Path):
 
 
 def test_a_seed_of_the_study(start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    from tastemaker.studies import rounds_study
+    from tastemaker.studies.rounds import study as rounds_study
 
     monkeypatch.setattr(rounds_study, "ARMS", rounds_study.ARMS[:2])
     small = {"max_steps": 2, "per_device_train_batch_size": 4}

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from tastemaker.errors import TastemakerError
-from tastemaker.studies.rounds_study import ARMS, Size, study, summarise
-from tastemaker.studies.rounds_study_report import report
+from tastemaker.studies.rounds.study import ARMS, Size, study, summarise
+from tastemaker.studies.rounds.study_report import report
 
 SIZE = Size(labels=6, prompts=12, test=4)
 

@@ -33,9 +33,8 @@ def decoder_layers(model: nn.Module) -> list[nn.Module]:
         if isinstance(module, nn.ModuleList) and len(module) == number:
             return list(module)
     raise TastemakerError(
-        f"{type(model).__name__}: no list of {number} layers is in it, so its residual stream cannot be "
-        f"read. Models of "
-        "the usual decoder shape can be."
+        f"{type(model).__name__}: no list of {number} layers is in it, so its residual stream cannot be read. "
+        "Models of the usual decoder shape can be."
     )
 
 

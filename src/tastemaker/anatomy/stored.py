@@ -186,9 +186,8 @@ def _base_folder(folder: Path, name: str) -> Path:
         if name and candidate.is_dir():
             return candidate / "model" if Run.is_run(candidate) else candidate
     raise TastemakerError(
-        f"{folder}: its base model {name!r} is no folder on this machine. Export the run with --merge, or "
-        f"put the "
-        "base where adapter_config.json says."
+        f"{folder}: its base model {name!r} is no folder on this machine. Export the run with --merge, or put "
+        "the base where adapter_config.json says."
     )
 
 

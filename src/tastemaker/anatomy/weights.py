@@ -81,8 +81,7 @@ def _common(opened: Sequence[tuple[Stored, Stored]]) -> list[str]:
         if missing:
             raise TastemakerError(
                 f"{run.folder} and {parent.folder}: {len(missing)} tensors are in one alone (first: "
-                f"{min(missing)}), so "
-                "these are not one architecture. Name the right parent with --parent."
+                f"{min(missing)}), so these are not one architecture. Name the right parent with --parent."
             )
     everywhere = set(names).intersection(*(set(s.names) for pair in opened for s in pair))
     return [n for n in names if n in everywhere]
@@ -228,8 +227,7 @@ def statement(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "holds": holds,
         **parts,
         "text": (
-            f"That MLPs change most, attention moderately in middle and upper layers and embeddings little "
-            f"{verdict}: "
-            f"relative changes are {ranked}; attention changes {where}."
+            "That MLPs change most, attention moderately in middle and upper layers and embeddings little "
+            f"{verdict}: relative changes are {ranked}; attention changes {where}."
         ),
     }

@@ -282,8 +282,8 @@ def _study(request: Request) -> None:
     workers = int(request.values.get("workers", 2))
     from tastemaker.runs.lines import read_object
     from tastemaker.studies import chains, chains_report, critic, critic_report, selection, selection_report
-    from tastemaker.studies import rounds_study as rounds
-    from tastemaker.studies import rounds_study_report as rounds_report
+    from tastemaker.studies.rounds import study as rounds
+    from tastemaker.studies.rounds import study_report as rounds_report
 
     of_labels = {"critic": critic_report, "selection": selection_report}
     reports = {**of_labels, "chains": chains_report, "rounds": rounds_report}

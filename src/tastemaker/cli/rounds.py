@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def _options() -> tuple[Option, ...]:
-    own = declared_options(("studies", "rounds.py"), "RoundsSettings", "rounds")
+    own = declared_options(("studies", "rounds", "recipe.py"), "RoundsSettings", "rounds")
     return (
         Option("out", str, "the recipe's", "Folder for the stages, their runs and the pages.", "run"),
         *(Option(o.name, o.kind, "the recipe's", o.text, "run") for o in INPUTS if o.name in ("model", "data")),
@@ -43,8 +43,8 @@ def _options() -> tuple[Option, ...]:
 def _rounds(request: Request) -> None:
     if not request.words:
         raise UsageError("missing: the recipe, a YAML file")
-    from tastemaker.studies.rounds import load_rounds
-    from tastemaker.studies.rounds_run import run_rounds
+    from tastemaker.studies.rounds.recipe import load_rounds
+    from tastemaker.studies.rounds.run import run_rounds
 
     values: dict[str, Any] = dict(request.values)
     wait = values.pop("wait", None)

@@ -205,14 +205,14 @@ def _recipe_options() -> tuple[Option, ...]:
 
 ADDED = ("MakePart", "MakePeople", "MakeJoin")
 MAKERS = ("MakeTown", "MakePrompts", "MakeSamples", "MakeLabels", "MakeRevisions", "MakeMerge", *ADDED)
-"""Classes of studies/making.py, those `ADDED` of studies/rounds_stages.py; a test holds that these are all."""
+"""Classes of studies/making.py, those `ADDED` of studies/rounds/stages.py; a test holds that these are all."""
 
 
 def _maker_types() -> Types:
     """Settings of stages that make things; `object`: anything goes until the class itself is at hand."""
     judge = declared_options(("training", "judging.py"), "JudgeSettings", "stage")
-    files = {cls: "rounds_stages.py" if cls in ADDED else "making.py" for cls in MAKERS}
-    own = [o for cls in MAKERS for o in declared_options(("studies", files[cls]), cls, "stage")]
+    files = {cls: ("rounds", "stages.py") if cls in ADDED else ("making.py",) for cls in MAKERS}
+    own = [o for cls in MAKERS for o in declared_options(("studies", *files[cls]), cls, "stage")]
     return {o.name: o.kind for o in (*judge, *own)}
 
 

@@ -174,8 +174,7 @@ def _length_controlled(
         if missing:
             raise TastemakerError(
                 f"{name}: {len(missing)} prompts have no difficulty (first: {missing[0]!r}); join by the "
-                f"prompt's "
-                "own number, or leave the difficulties out."
+                "prompt's own number, or leave the difficulties out."
             )
         difficulties = torch.tensor([inputs.difficulties[b.prompt] for b in read], dtype=torch.float64)
     try:

@@ -58,8 +58,7 @@ class ScoredPairs:
                 row = self.rows[at] if self.rows else f"pair {at}"
                 raise TastemakerError(
                     f"{row}: the reward model gave a score that is not finite ({side[at].tolist()}). Its "
-                    f"weights or "
-                    "their precision are broken; load it in float32 and look at this row."
+                    "weights or their precision are broken; load it in float32 and look at this row."
                 )
 
     @property
@@ -132,8 +131,7 @@ def findings(report: Mapping[str, Any]) -> list[str]:
         for slice_ in weak[:5]:
             said.append(
                 f"On {kind[:-1]} {slice_['name']} it is right in {_pct(slice_['accuracy'])} of {slice_['n']} "
-                f"pairs, below "
-                f"its {_pct(report['accuracy']['estimate'])} overall."
+                f"pairs, below its {_pct(report['accuracy']['estimate'])} overall."
             )
     ensemble = report["ensemble"]
     if (
@@ -143,8 +141,7 @@ def findings(report: Mapping[str, Any]) -> list[str]:
     ):
         said.append(
             "The spread of its heads does not tell where it errs: it is right as often where they disagree "
-            "most as where "
-            "they disagree least."
+            "most as where they disagree least."
         )
     return said or ["Nothing was found wrong with it on these pairs; other pairs may say more."]
 
@@ -313,8 +310,7 @@ def _accuracy_words(report: Mapping[str, Any]) -> list[str]:
     if accuracy["high"] < 0.5:
         said.append(
             f"It orders pairs the wrong way round ({_pct(accuracy['estimate'])} right): chosen and rejected "
-            f"may have been "
-            "swapped in its training data or in these."
+            "may have been swapped in its training data or in these."
         )
     elif accuracy["low"] <= 0.5:
         said.append(
@@ -329,8 +325,7 @@ def _accuracy_words(report: Mapping[str, Any]) -> list[str]:
     if gold and gold["n"] >= FEW and gold["accuracy"] < gold["labels"] - 0.05:
         said.append(
             f"It agrees with the truth in {_pct(gold['accuracy'])}, the labels themselves do in "
-            f"{_pct(gold['labels'])}: there "
-            "is more in the labels than it learned."
+            f"{_pct(gold['labels'])}: there is more in the labels than it learned."
         )
     return said
 
@@ -364,9 +359,8 @@ def _length_words(report: Mapping[str, Any]) -> list[str]:
         for more, less, what in ((longer, shorter, "longer"), (shorter, longer, "shorter")):
             if more["low"] > less["high"]:
                 said.append(
-                    f"It leans on length: right in {_pct(more['accuracy'])} where the chosen answer is "
-                    f"{what} and in "
-                    f"{_pct(less['accuracy'])} where it is not."
+                    f"It leans on length: right in {_pct(more['accuracy'])} where the chosen answer is {what} "
+                    f"and in {_pct(less['accuracy'])} where it is not."
                 )
     matched = slices.get("matched")
     if matched and matched["n"] >= FEW and matched["high"] < report["accuracy"]["low"]:

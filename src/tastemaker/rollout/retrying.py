@@ -75,8 +75,7 @@ class RetryingGenerator:
             if attempt < self._attempts:
                 log.warning(
                     "the engine failed (attempt %d of %d; %s): %d of %d prompts are asked again, nothing of "
-                    "them is "
-                    "learned from",
+                    "them is learned from",
                     attempt,
                     self._attempts,
                     trouble,
@@ -87,11 +86,9 @@ class RetryingGenerator:
         rows = [prompts.trees[i].row for i in missing]
         raise TastemakerError(
             f"the engine failed {self._attempts} times; the last time: {trouble}. {len(missing)} of "
-            f"{len(prompts)} "
-            f"prompts have no full group of {sampling.n} (rows {rows[:10]} of the data), so nothing of this "
-            f"batch was "
-            "learned from. Look at the engine, then give the same command: the run goes on from its last "
-            "checkpoint."
+            f"{len(prompts)} prompts have no full group of {sampling.n} (rows {rows[:10]} of the data), so "
+            "nothing of this batch was learned from. Look at the engine, then give the same command: the run "
+            "goes on from its last checkpoint."
         )
 
 

@@ -125,9 +125,8 @@ def markdown(study: LabelStudy, found: Mapping[str, Any]) -> str:
         f"# {study.title}",
         "",
         f"On the [town](../../town.md): {study.pairs} pairs, {seeds}, {study.prompts} test prompts a seed, "
-        f"judged "
-        f"by the gold reward. A share of {SPOILT[study.spoiling]}; the panel's own labels are the level 0 and "
-        "already err. One setting an arm, fixed beforehand: nothing was tuned, so an arm may do better "
+        f"judged by the gold reward. A share of {SPOILT[study.spoiling]}; the panel's own labels are the level "
+        "0 and already err. One setting an arm, fixed beforehand: nothing was tuned, so an arm may do better "
         "at another. Losses that ask for the share of wrong labels are told it.",
         "",
         *([study.note, ""] if study.note else []),

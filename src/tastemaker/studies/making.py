@@ -26,7 +26,7 @@ from tastemaker.rollout import LocalGenerator
 from tastemaker.runs.files import append, write_atomic
 from tastemaker.runs.lines import read_lines, to_line
 from tastemaker.studies.labelling import labellers
-from tastemaker.studies.rounds_stages import MakeJoin, MakePart, MakePeople
+from tastemaker.studies.rounds.stages import MakeJoin, MakePart, MakePeople
 from tastemaker.studies.start import fit_stage
 from tastemaker.town import Town, TownSpec
 from tastemaker.training.judging import JudgeSettings, judge_model

@@ -169,9 +169,8 @@ def answers_of(name: str, run: str, records: Sequence[Record], asked: PolicyEval
     tokens = tokenise(records, models.tokenizer, max_length=models.max_positions or 4096)
     if len(tokens) != len(records):
         raise TastemakerError(
-            f"{run}: {len(records) - len(tokens)} of {len(records)} prompts cannot be read by this model "
-            f"(too long, or no "
-            "chat template); leave them out, so that all runs answer the same."
+            f"{run}: {len(records) - len(tokens)} of {len(records)} prompts cannot be read by this model (too "
+            "long, or no chat template); leave them out, so that all runs answer the same."
         )
     models.stop_at(tokens.end_token_ids)
     return answer(

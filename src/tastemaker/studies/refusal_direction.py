@@ -243,9 +243,8 @@ def verdict(effects: dict[str, Any]) -> dict[str, Any]:
     elif begins:
         which = f"{begins[0]}: {_pct(rate(begins[0], 'begins_refusing_safe'))} begin so"
         said.append(
-            f"Adding it makes the model begin to refuse safe requests ({which}), but no whole refusal comes "
-            f"of it: it does "
-            "not show what it should."
+            f"Adding it makes the model begin to refuse safe requests ({which}), but no whole refusal comes of "
+            "it: it does not show what it should."
         )
     else:
         said.append("Adding it does not make the model refuse safe requests.")

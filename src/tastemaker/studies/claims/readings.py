@@ -66,8 +66,7 @@ def varies_less(study: Study, seeds: Sequence[int]) -> Finding:
             below_one = signed({"low": -found["high"], "high": -found["low"]}, least=-1.0)
             text = (
                 f"Over {study['stability']['seeds']} seeds the variance of DPO's gold is "
-                f"{number(found['ratio'])} "
-                f"[{number(found['low'])}, {number(found['high'])}] of PPO's."
+                f"{number(found['ratio'])} [{number(found['low'])}, {number(found['high'])}] of PPO's."
             )
             return Finding(below_one, text, found)
     raise KeyError("dpo against ppo")
@@ -88,10 +87,9 @@ def laws(study: Study, seeds: Sequence[int]) -> Finding:
     else:
         outcome = "undecided"
     text = (
-        f"PPO without a KL term against a reward model from {stress['pairs']} pairs: the proxy rose while "
-        "gold fell "
-        f"in {alarms} of {number_of} seeds; R = d (a − b ln d) explains {percent(middle)} of gold's course "
-        "(median)."
+        f"PPO without a KL term against a reward model from {stress['pairs']} pairs: the proxy rose while gold "
+        f"fell in {alarms} of {number_of} seeds; R = d (a − b ln d) explains {percent(middle)} of gold's "
+        "course (median)."
     )
     return Finding(outcome, text, {"alarms": alarms, "seeds": number_of, "r_squared": shares})
 
@@ -120,9 +118,8 @@ def near(a: str, b: str, more: str = "") -> Any:
         difference, _ = pair_of(study, a, b)
         copies = {name: study["arms"][name]["cost"]["model_copies"] for name in (a, b)}
         text = (
-            f"{title(a)} − {title(b)} is {interval(difference)} gold, with {copies[a]:g} against "
-            f"{copies[b]:g} copies "
-            f"of the model in memory.{more}"
+            f"{title(a)} − {title(b)} is {interval(difference)} gold, with {copies[a]:g} against {copies[b]:g} "
+            f"copies of the model in memory.{more}"
         )
         return Finding(
             signed(difference, least=-NEAR), text, {"difference": difference, "model_copies": copies}
@@ -172,8 +169,7 @@ def label_noise(study: Study, seeds: Sequence[int]) -> Finding:
     last = percent(study["levels"][-1])
     text = (
         f"With {last} of the labels flipped DPO changes by {interval(hurt)} gold; robust DPO, told the rate, "
-        "by "
-        f"{interval(saved)} beside that."
+        f"by {interval(saved)} beside that."
     )
     return Finding(both(signed(turned(hurt)), signed(saved)), text, {"dpo": hurt, "robust_beside": saved})
 
@@ -223,9 +219,8 @@ def certain_labels(study: Study, seeds: Sequence[int]) -> Finding:
     kl = apart(study, "certain-ipo", "certain-dpo", seeds, "kl")
     outcome = both(signed(turned(kl)), signed(gold, least=-NEAR))
     text = (
-        f"After {CERTAIN_EPOCHS} passes over pairs whose labels are certain, IPO − DPO is {interval(kl)} "
-        "nats of KL and "
-        f"{interval(gold)} gold."
+        f"After {CERTAIN_EPOCHS} passes over pairs whose labels are certain, IPO − DPO is {interval(kl)} nats "
+        f"of KL and {interval(gold)} gold."
     )
     return Finding(outcome, text, {"kl": kl, "gold": gold})
 
@@ -235,8 +230,7 @@ def narrow_panel(study: Study, seeds: Sequence[int]) -> Finding:
     flattered = apart(study, "narrow", "everything", seeds, "parts/flattery")
     text = (
         "Taught by three people who like to be agreed with, against the mixed panel on the same pairs: "
-        "agreement with "
-        f"false claims {interval(agreed)}, flattery {interval(flattered)} (shares)."
+        f"agreement with false claims {interval(agreed)}, flattery {interval(flattered)} (shares)."
     )
     return Finding(signed(agreed), text, {"sycophancy": agreed, "flattery": flattered})
 
@@ -246,8 +240,7 @@ def safety_heavy(study: Study, seeds: Sequence[int]) -> Finding:
     harm = apart(study, "safety", "everything", seeds, "parts/harm")
     text = (
         "Labels on unsafe requests alone, against as many on everything: safe requests refused "
-        f"{interval(refused)}, "
-        f"unsafe ones answered {interval(harm)} (shares)."
+        f"{interval(refused)}, unsafe ones answered {interval(harm)} (shares)."
     )
     return Finding(signed(refused), text, {"over_refusal": refused, "harm": harm})
 
@@ -255,8 +248,7 @@ def safety_heavy(study: Study, seeds: Sequence[int]) -> Finding:
 def help_heavy(study: Study, seeds: Sequence[int]) -> Finding:
     known = apart(study, "help", "everything", seeds, UNKNOWN)
     text = (
-        "Labels on questions with an answer alone, against as many on everything: 'I do not know' where "
-        "nobody can know "
-        f"{interval(known)} (share)."
+        "Labels on questions with an answer alone, against as many on everything: 'I do not know' where nobody "
+        f"can know {interval(known)} (share)."
     )
     return Finding(signed(turned(known)), text, {UNKNOWN: known})

@@ -157,13 +157,11 @@ def plural(outcome: str) -> str:
 
 RULES = (
     "Each claim is tried on the embedded town, whose gold reward is exact; a tiny model and a tiny world say "
-    "what holds "
-    "here, not what holds everywhere.",
+    "what holds here, not what holds everywhere.",
     "When a claim counts as held stands beside it. It was written down before the figures were seen, but for "
     "claims read from the town's comparison of DPO and PPO, which was there first.",
     "Intervals are at 95%, over seeds and prompts, paired where runs share them, and not corrected for the "
-    "number of "
-    "claims. An interval that reaches to both sides decides nothing.",
+    "number of claims. An interval that reaches to both sides decides nothing.",
 )
 
 

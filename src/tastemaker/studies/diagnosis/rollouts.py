@@ -51,8 +51,7 @@ def converged(e: ArmEvidence) -> Finding | None:
         graded(e, better="note", same="note", worse="warning"),
         joined(
             f"the reward rose from {reward.before:.2f} to {reward.after:.2f}, and in {percent(share)} of "
-            f"groups all "
-            "answers now get the same: nothing is left to learn from these prompts",
+            "groups all answers now get the same: nothing is left to learn from these prompts",
             e.scores(),
         ),
         {"groups_without_spread": share, "reward": reward.after, "first_reward": reward.before},
@@ -79,8 +78,7 @@ def engine_mismatch(e: ArmEvidence) -> Finding | None:
         ),
         {"mismatch": mean, "largest": max(peaks, default=mean)},
         "correct it by importance weights (vllm_importance_sampling_correction), compute both in one number "
-        "format, "
-        "and see that temperature, template and weights are the same on both sides",
+        "format, and see that temperature, template and weights are the same on both sides",
     )
 
 
@@ -138,8 +136,7 @@ def rollouts_entropy(e: ArmEvidence) -> Finding | None:
         f"(first quarter of the run: {change.before:.2f})",
         {"entropy": change.after, "first_entropy": change.before},
         "raise the KL weight, clip higher (epsilon_high), lower the learning rate or stop earlier; with few "
-        "distinct "
-        "answers there is little left to learn from",
+        "distinct answers there is little left to learn from",
     )
 
 
@@ -158,8 +155,7 @@ def rollouts_length(e: ArmEvidence) -> Finding | None:
         f"rollouts went from {change.before:.0f} to {change.after:.0f} tokens",
         {"length": change.after, "first_length": change.before, "ratio": ratio},
         f"the reward may pay for {'length' if grew else 'saying little'}: compare scores at equal length; "
-        f"losses that "
-        "divide by each answer's own length favour long wrong answers (dr_grpo does not)",
+        "losses that divide by each answer's own length favour long wrong answers (dr_grpo does not)",
     )
 
 
@@ -179,9 +175,8 @@ def rollouts_kl(e: ArmEvidence) -> Finding | None:
     return Finding(
         "kl_runaway",
         graded(e, better="warning"),
-        f"the KL to the start is {end:.1f} nats per response and did not slow down: {gained:.1f} of them "
-        f"came in the "
-        "last third of the run",
+        f"the KL to the start is {end:.1f} nats per response and did not slow down: {gained:.1f} of them came "
+        "in the last third of the run",
         {"kl": end, "kl_last_third": gained},
         f"{more_weight(e)}, lower the learning rate, or set kl_target or kl_stop",
     )

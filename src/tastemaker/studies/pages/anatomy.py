@@ -70,9 +70,8 @@ def weights_section(name: str, results: Mapping[str, Any]) -> Section:
         for g in groups
     ]
     how = (
-        "Change: |after − before| / |before|. Cosine: of the weights before and after. Effective rank: exp "
-        "of the entropy "
-        "of the change's singular values, weighted by their share of the change."
+        "Change: |after − before| / |before|. Cosine: of the weights before and after. Effective rank: exp of "
+        "the entropy of the change's singular values, weighted by their share of the change."
     )
     heads = ["where", "kind", "change, %", "cosine", "effective rank", "parameters"]
     grid = Grid(f"weights-table-{number_}", "By layer and kind", heads, lines, how, ("groups",))
@@ -95,8 +94,8 @@ def overlap_section(results: Mapping[str, Any]) -> Section:
     ]
     how = (
         f"Overlap of the {results['directions']} leading directions of two runs' changes in the smaller "
-        f"dimension of each "
-        "matrix, 1 the same space; beside it what random directions give. Cosine: of the changes themselves."
+        "dimension of each matrix, 1 the same space; beside it what random directions give. Cosine: of the "
+        "changes themselves."
     )
     heads = ["runs", "kind", "overlap", "by chance", "cosine of changes", "matrices"]
     grid = Grid("overlap-table", "Overlap", heads, lines, how, ("overlap_means",))
@@ -120,9 +119,8 @@ def layers_page(results: Mapping[str, Any]) -> Page:
         for p in results["parts"]
     ]
     how = (
-        "Lost: the run less the run with that part's weights put back, on the same prompts. Parts overlap "
-        "and work "
-        "together, so that shares need not sum to 1."
+        "Lost: the run less the run with that part's weights put back, on the same prompts. Parts overlap and "
+        "work together, so that shares need not sum to 1."
     )
     heads = ["put back", "lost", "95% interval", "share of the change, %"]
     grid = Grid("parts", "Parts", heads, lines, how, ("parts",))
@@ -134,8 +132,7 @@ def layers_page(results: Mapping[str, Any]) -> Page:
         headline=headline,
         sentences=[
             f"{metric} went from {number(results['parent'], 3)} to {number(results['run'], 3)}, a change of "
-            f"{change} over "
-            f"{results['prompts']} prompts."
+            f"{change} over {results['prompts']} prompts."
         ],
         facts=[("Metric", metric), ("Prompts", str(results["source"])), ("Answers", "greedy")],
         sections=[Section("layers", "Put back, part by part", pictures=[(picture, words + ".")], grids=[grid])],
@@ -160,9 +157,8 @@ def direction_page(results: Mapping[str, Any]) -> Page:
     if not results["met"]:
         notes.append(
             "No candidate kept all conditions (refusal brought about when added, the first token's "
-            "distribution on harmless "
-            "prompts moved by less than 0.1 nats when ablated); the best of those that bring refusal about "
-            "was taken."
+            "distribution on harmless prompts moved by less than 0.1 nats when ablated); the best of those "
+            "that bring refusal about was taken."
         )
     if results["detector"]:
         notes.append(f"Refusals are told by phrases: the detector {results['detector']}.")
@@ -211,9 +207,8 @@ def effects_section(results: Mapping[str, Any]) -> Section:
     ]
     how = (
         "Greedy answers to test prompts, Wilson's 95% intervals. Ablated: the direction is taken out of the "
-        "residual stream "
-        "everywhere. Added: it is added at its layer, at every position, or while the prompt is read alone."
-        + (" Read by the town's gold." if results["exact"] else "")
+        "residual stream everywhere. Added: it is added at its layer, at every position, or while the prompt "
+        "is read alone." + (" Read by the town's gold." if results["exact"] else "")
     )
     grid = Grid("effects-table", "With and without it", ["way", *RATES.values()], lines, how, ("effects",))
     samples = [Line([way, e["sample_unsafe"], e["sample_safe"]]) for way, e in results["effects"].items()]
@@ -245,10 +240,9 @@ def candidates_section(results: Mapping[str, Any]) -> Section:
     ]
     how = (
         "Log-odds that the first token is one refusals begin with: of harmful prompts with the direction "
-        "ablated (as the "
-        f"model stands {number(results['refusal_harmful'], sign=True)}), of harmless ones with it added (as "
-        f"it stands "
-        f"{number(results['refusal_harmless'], sign=True)}). KL in nats. Arditi et al. 2024."
+        f"ablated (as the model stands {number(results['refusal_harmful'], sign=True)}), of harmless ones with "
+        f"it added (as it stands {number(results['refusal_harmless'], sign=True)}). KL in nats. Arditi et al. "
+        "2024."
     )
     heads = ["read from", "norm", "ablated", "added", "KL on harmless", "allowed"]
     grid = Grid("candidates-table", "Candidates", heads, lines, how, ("candidates",))
@@ -290,7 +284,6 @@ def projection_section(found: Mapping[str, Any]) -> Section:
     )
     text = (
         "Probability that a reworded request that was refused lies further along it than one that was "
-        "answered: "
-        f"{number(found['separation'])}."
+        f"answered: {number(found['separation'])}."
     )
     return Section("rewordings", "Reworded unsafe requests", [text], [(picture, words + ".")], [grid])

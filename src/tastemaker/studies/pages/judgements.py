@@ -137,10 +137,8 @@ def rate_grid(battles: Mapping[str, Any]) -> Grid:
     ]
     how = (
         "A tie is half a win; a verdict that could not be read is in no rate. Intervals are percentile "
-        "bootstrap over "
-        "prompts. At equal length: the rate a logistic regression on length predicts for answers as long as "
-        "the "
-        "baseline's (Dubois et al. 2024), ± one standard error."
+        "bootstrap over prompts. At equal length: the rate a logistic regression on length predicts for "
+        "answers as long as the baseline's (Dubois et al. 2024), ± one standard error."
     )
     heads += ["ties", "unread", "mean length"]
     return Grid("rates-table", "Against the baseline", heads, rows, how, ("battles.models",))
@@ -186,9 +184,8 @@ def rating_scale(ratings: Mapping[str, Any]) -> Section:
         for m in ratings["models"]
     ]
     how = (
-        f"Bradley-Terry strengths, 1000 + 400/ln 10 per natural logit, mean 1000; ties are half wins. "
-        f"Intervals: "
-        f"{ratings['interval']}. "
+        "Bradley-Terry strengths, 1000 + 400/ln 10 per natural logit, mean 1000; ties are half wins. "
+        f"Intervals: {ratings['interval']}. "
         + ("Regularised, because the graph of wins is not connected." if ratings["regularised"] else "")
     )
     text = [
@@ -238,8 +235,7 @@ def corrected_grid(rows: Sequence[Mapping[str, Any]]) -> Grid:
     heads += ["labels", "worth labels"]
     how = (
         "Prediction-powered inference (Angelopoulos et al. 2023): the judge's mean over all pairs, corrected "
-        "by what "
-        "people said of some, drawn at random. Worth labels: how many labels alone would be as precise."
+        "by what people said of some, drawn at random. Worth labels: how many labels alone would be as precise."
     )
     return Grid("people-table", "Judge and people", heads, found, how, ("battles.models[].corrected",))
 
@@ -328,8 +324,7 @@ def rating_section(rows: Sequence[Mapping[str, Any]]) -> Section:
     heads += ["units", "ratings given", "missing"]
     how = (
         "Alpha and kappas are agreement beyond chance: 1 perfect, 0 chance, undefined (–) where only one "
-        "category was "
-        "used. Fleiss' kappa needs equally many ratings of every unit. The interval draws units."
+        "category was used. Fleiss' kappa needs equally many ratings of every unit. The interval draws units."
     )
     return Section("agreement", "Agreement", grids=[Grid("alpha", "Raters", heads, lines_, how, ("ratings",))])
 

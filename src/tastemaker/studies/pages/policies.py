@@ -109,8 +109,7 @@ def score_section(policies: Sequence[Mapping[str, Any]]) -> Section:
     ]
     how = (
         "Repetition: runs of three tokens that occurred before in the same answer. Diversity: how different "
-        "two samples "
-        "to a prompt are. Same answer: prompts that got the commonest answer, word for word."
+        "two samples to a prompt are. Same answer: prompts that got the commonest answer, word for word."
     )
     middle = sum(b[1] for b in bars) / len(bars)
     figure = forest("scores", words, bars, middle=middle, percent=False)
@@ -138,9 +137,8 @@ def behaviour_section(results: Mapping[str, Any]) -> Section:
         for i, group in enumerate(groups)
     ]
     how = (
-        f"By phrases. The refusal detector {found['detector']}; in parentheses the rate that people would "
-        f"see by those "
-        "errors."
+        f"By phrases. The refusal detector {found['detector']}; in parentheses the rate that people would see "
+        "by those errors."
     )
     grid = Grid("behaviour-table", "Refusals and ignorance", ["share", *names], lines, how, ("behaviour",))
     grids = [grid] if not any(found["tried"].values()) else [grid, tried_grid(found["tried"], names)]

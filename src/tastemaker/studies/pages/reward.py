@@ -77,8 +77,7 @@ def accuracy_section(report: Mapping[str, Any]) -> Section:
     if ties["n"]:
         text.append(
             f"{number(ties['n'], 0)} pairs were ties to people: there its scores differ by "
-            f"{number(ties['mean_margin'])} on "
-            f"average, elsewhere by {number(ties['mean_margin_ordered'])}."
+            f"{number(ties['mean_margin'])} on average, elsewhere by {number(ties['mean_margin_ordered'])}."
         )
     gold = report.get("gold")
     if gold:
@@ -116,8 +115,7 @@ def calibration_section(calibration: Mapping[str, Any]) -> Section:
     how = (
         f"p = sigmoid(score difference), each pair turned round at random (seed {calibration['seed']}), "
         f"{calibration['bins']} bins. The temperature is fitted on one half of the pairs and read on the "
-        f"other. A coin "
-        "has Brier score 0.25 and log loss 0.693."
+        "other. A coin has Brier score 0.25 and log loss 0.693."
     )
     grid = Grid(
         "calibration-table",

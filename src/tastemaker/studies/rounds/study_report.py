@@ -31,7 +31,7 @@ def report(folder: Path, results: Mapping[str, Any]) -> Path:
 
 
 def study_page(results: Mapping[str, Any]) -> Page:
-    """`results` as `rounds_study.summarise` gives them, or as they come back from results.json."""
+    """`results` as `study.summarise` gives them, or as they come back from results.json."""
     compared = results["compared"]
     words = "Gold of three rounds less gold of one, with 95% intervals over seeds"
     bars = [(NAMES[k], *_bounds(found["gold"])) for k, found in compared.items()]

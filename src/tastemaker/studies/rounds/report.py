@@ -11,10 +11,10 @@ from tastemaker.runs import MADE_FILE, Run, lineage, render_tree
 from tastemaker.runs.lines import read_object
 from tastemaker.studies.chain import Made
 from tastemaker.studies.pages import write_page
-from tastemaker.studies.rounds import Round, Rounds
-from tastemaker.studies.rounds_page import round_page, summary_page
-from tastemaker.studies.rounds_reading import Reader, columns, label_figures, summarised, weights_of
-from tastemaker.studies.rounds_stages import different_prompts
+from tastemaker.studies.rounds.page import round_page, summary_page
+from tastemaker.studies.rounds.reading import Reader, columns, label_figures, summarised, weights_of
+from tastemaker.studies.rounds.recipe import Round, Rounds
+from tastemaker.studies.rounds.stages import different_prompts
 from tastemaker.studies.start import cost_of
 from tastemaker.types import TastemakerError
 

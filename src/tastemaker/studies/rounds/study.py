@@ -22,9 +22,9 @@ from tastemaker.data import write_records
 from tastemaker.runs.files import write_atomic
 from tastemaker.studies.making import town_prompts
 from tastemaker.studies.paired import Scores, as_dict, over_seeds, subtracted
-from tastemaker.studies.rounds import load_rounds
-from tastemaker.studies.rounds_run import run_rounds
-from tastemaker.studies.rounds_stages import different_prompts
+from tastemaker.studies.rounds.recipe import load_rounds
+from tastemaker.studies.rounds.run import run_rounds
+from tastemaker.studies.rounds.stages import different_prompts
 from tastemaker.studies.start import start_on_town
 from tastemaker.studies.tasks import Event, Report, Task, run_tasks
 from tastemaker.studies.wins import win_rate

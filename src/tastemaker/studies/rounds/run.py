@@ -12,9 +12,9 @@ from typing import Any
 
 from tastemaker.studies.chain import Chain, Made, run_chain
 from tastemaker.studies.pipeline import Bar, Train
-from tastemaker.studies.rounds import Rounds
-from tastemaker.studies.rounds_report import Reports, place_of
-from tastemaker.studies.rounds_stages import LabelsMissing, different_prompts
+from tastemaker.studies.rounds.recipe import Rounds
+from tastemaker.studies.rounds.report import Reports, place_of
+from tastemaker.studies.rounds.stages import LabelsMissing, different_prompts
 from tastemaker.training import train
 from tastemaker.types import TastemakerError
 

@@ -35,7 +35,7 @@ from tastemaker.methods import METHODS
 from tastemaker.studies.chain import LINKS, Chain, load_chain
 from tastemaker.studies.making import MAKERS
 from tastemaker.studies.recipe import KINDS, stage_types
-from tastemaker.studies.rounds_reading import ReadingSettings
+from tastemaker.studies.rounds.reading import ReadingSettings
 
 LABELLING = ("judge", "people")
 """Stages that label."""

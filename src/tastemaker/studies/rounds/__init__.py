@@ -1,0 +1,1 @@
+"""Online rounds: sample, collect labels, train, and again, with a page after every round."""
