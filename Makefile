@@ -75,8 +75,8 @@ results-online: $(VENV)/.installed  ## The same of every online method
 arithmetic: $(VENV)/.installed  ## A verifiable reward, and process against outcome rewards, on the town's additions (5 CPU min)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tastemaker.studies.arithmetic --seeds 3 --out docs/results/arithmetic
 
-results-claims: $(VENV)/.installed  ## Published claims against those studies: docs/claims.md (10 CPU min)
-	OMP_NUM_THREADS=1 $(BIN)/tastemaker claims --seeds 5 --out docs/results/claims --page docs/claims.md
+results-claims: $(VENV)/.installed  ## Published claims against those studies: docs/claims.md (20 CPU min)
+	OMP_NUM_THREADS=1 $(BIN)/tastemaker claims --seeds 10 --out docs/results/claims --page docs/claims.md
 
 studies-offline: $(VENV)/.installed  ## Flipped labels and labels that follow length, over 3 seeds (15 CPU min)
 	$(BIN)/python benchmarks/label_studies.py --out docs/results/labels
