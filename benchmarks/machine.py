@@ -1,6 +1,7 @@
 """The arithmetic that a task needs, and how fast this machine multiplies matrices of its shapes.
 
-Needed means: every prompt once, the output head at response positions alone, attention over what is seen.
+Needed means: every prompt once, the output head at response positions alone, of the last layer what is read,
+attention over what is seen.
 What repeats or pads is not counted: the share of the matrix rate says how much of the machine does useful work.
 """
 
@@ -24,31 +25,40 @@ class Work:
     """Tokens, prompts once."""
     responses: int
     """Tokens whose log-probability is wanted; 0 where a scalar head reads one state a response."""
+    read: int
+    """Tokens whose last state is read; the last layer's other tokens need but their keys and values."""
     seen: int
     """Pairs of a token and one that it attends to."""
+    seen_last: int
+    """Those of the tokens that are read."""
 
     @staticmethod
     def of(trees: list[tuple[int, tuple[int, ...]]], *, head: bool) -> Work:
         """From the lengths of each tree's prompt and responses."""
-        own = [n for _, responses in trees for n in responses]
-        seen = sum(p * (p + 1) // 2 + sum(n * p + n * (n + 1) // 2 for n in ns) for p, ns in trees)
-        return Work(sum(p for p, _ in trees) + sum(own), sum(own) if head else 0, seen)
+        each = [(p, n) for p, ns in trees for n in ns]
+        own = sum(n for _, n in each)
+        of_responses = sum(n * p + n * (n + 1) // 2 for p, n in each)
+        return Work(
+            stream=sum(p for p, _ in trees) + own,
+            responses=own if head else 0,
+            read=own if head else len(each),
+            seen=sum(p * (p + 1) // 2 for p, _ in trees) + of_responses,
+            seen_last=of_responses if head else sum(p + n for p, n in each),
+        )
 
     def products(self, size: Size) -> list[tuple[tuple[int, int, int], int]]:
         """((m, k, n), how often) of the forward's matrix products, attention apart."""
         d, f, layers = size.hidden, size.intermediate, size.layers
-        found = [
-            ((self.stream, d, d), 2 * layers),
-            ((self.stream, d, size.kv_width), 2 * layers),
-            ((self.stream, d, f), 2 * layers),
-            ((self.stream, f, d), layers),
-        ]
+        found = [((self.stream, d, size.kv_width), 2 * layers)]
+        for tokens, times in ((self.stream, layers - 1), (self.read, 1)):
+            found += [((tokens, d, d), 2 * times), ((tokens, d, f), 2 * times), ((tokens, f, d), times)]
+        found = [(shape, times) for shape, times in found if times]
         return [*found, ((self.responses, d, size.vocabulary), 1)] if self.responses else found
 
     def flops(self, size: Size) -> float:
         """Forward and backward: three times the forward."""
         dense = sum(2 * m * k * n * times for (m, k, n), times in self.products(size))
-        return 3.0 * (dense + 4 * self.seen * size.hidden * size.layers)
+        return 3.0 * (dense + 4 * (self.seen * (size.layers - 1) + self.seen_last) * size.hidden)
 
 
 def matrix_rate(work: Work, size: Size, dtype: torch.dtype, device: str) -> float:

@@ -56,9 +56,9 @@ def test_ours_alone_at_the_smallest_size(run: Callable[..., list[str]], tmp_path
     row = result["rows"][0]
     assert (row["task"], row["size"], row["unit"]) == ("dpo", "tiny", "pairs")
     assert 0 < row["share"] < 1
-    # what the run itself counts agrees with what is counted here from the rows' lengths
+    # a run counts each layer whole; of the last of these two the share counts no more than what is read
     counted = result["runs"][0]["flops_per_unit"]
-    assert row["flops_per_unit"] == pytest.approx(counted, rel=0.01)
+    assert 0.75 * counted < row["flops_per_unit"] < 0.95 * counted
     assert result["versions"]["torch"]
     assert run(*call) == [], "what was measured is not measured again"
 
@@ -194,8 +194,11 @@ def test_needed_work_is_counted_by_hand(modules: None) -> None:
     # prompt 1 + 2 + 3, first response 4 + 5, second 4
     assert work.seen == 6 + 9 + 4
     size = Size(hidden=2, intermediate=5, layers=7, heads=1, vocabulary=11)
-    dense = 7 * (4 * 2 * 2 + 3 * 2 * 5) * 6 + 3 * 2 * 11
-    assert work.flops(size) == 3 * (2 * dense + 4 * 19 * 2 * 7)
+    # six layers over all tokens; of the last one keys and values over all, the rest over the three of responses
+    dense = 6 * (4 * 2 * 2 + 3 * 2 * 5) * 6 + (2 * 2 * 2 * 6 + (2 * 2 * 2 + 3 * 2 * 5) * 3) + 3 * 2 * 11
+    assert work.flops(size) == 3 * (2 * dense + 4 * (19 * 6 + 13) * 2)
+    reward = Work.of([(3, (2, 1))], head=False)
+    assert (reward.read, reward.seen_last) == (2, 5 + 4)  # two last tokens
 
 
 def test_time_is_read_by_operation(modules: None, tmp_path: Path) -> None:

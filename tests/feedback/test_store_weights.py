@@ -80,7 +80,9 @@ def test_weight_is_read_kept_and_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "method", [DPO, lambda: DPO(loss_type="robust", label_smoothing=0.1), RewardModel, KTO], ids=str
+    "method",
+    [DPO, lambda: DPO(loss_type="robust", label_smoothing=0.1), RewardModel, KTO],
+    ids=["DPO", "robust DPO", "RewardModel", "KTO"],
 )
 def test_weight_0_trains_the_very_same_weights_as_removal(method, tmp_path: Path) -> None:
     kept = rows(6)
