@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
 import pytest
 
+import tastemaker
 from tastemaker.cli.commands import commands
 
 PROBE = """
@@ -15,6 +18,7 @@ from tastemaker.cli import main
 code = main(sys.argv[1:])
 heavy = [m for m in ("torch", "transformers", "peft", "numpy", "datasets") if m in sys.modules]
 sys.stderr.write(f"\\nimported: {heavy}\\n")
+sys.stderr.write(f"checked by pydantic: {'pydantic' in sys.modules}\\n")
 sys.exit(code)
 """
 
@@ -30,6 +34,7 @@ def test_help_works_without_torch(argv: tuple[str, ...]):
     ended = started(*argv)
     assert ended.returncode == 0, ended.stderr
     assert "imported: []" in ended.stderr
+    assert "checked by pydantic: False" in ended.stderr, "help has nothing to check"
     assert ended.stdout.strip()
 
 
@@ -73,3 +78,8 @@ def test_every_command_explains_itself(name: str, capsys: pytest.CaptureFixture[
     for option in commands()[name].options():
         assert option.text, f"--{option.name} has no description"
         assert f"{option.name.replace('_', '-')} " in shown
+
+
+def test_the_version_is_the_packages():
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    assert tastemaker.__version__ == project["version"]

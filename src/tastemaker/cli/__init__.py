@@ -7,9 +7,9 @@ import sys
 import threading
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, version
 from types import FrameType
 
+from tastemaker import __version__
 from tastemaker.cli.commands import commands
 from tastemaker.cli.help import console, show_error, show_overview
 from tastemaker.cli.layers import UsageError, tastemaker_error
@@ -62,10 +62,10 @@ def _terminable() -> Generator[None]:
 
 def _dispatch(argv: list[str]) -> int:
     if not argv or argv[0] in ("-h", "--help", "help"):
-        show_overview(_version(), [(c.name, c.summary) for c in commands().values()])
+        show_overview(__version__, [(c.name, c.summary) for c in commands().values()])
         return 0 if argv else USAGE
     if argv[0] in ("--version", "-V", "version"):
-        console().print(f"tastemaker {_version()}")
+        console().print(f"tastemaker {__version__}")
         return 0
     name, *rest = argv
     if name not in commands():
@@ -73,10 +73,3 @@ def _dispatch(argv: list[str]) -> int:
         raise UsageError(f"{name}: no such command; did you mean {' or '.join(close)}?")
     commands()[name].run(rest)
     return 0
-
-
-def _version() -> str:
-    try:
-        return version("tastemaker")
-    except PackageNotFoundError:
-        return "(not installed)"

@@ -11,9 +11,21 @@ import types
 from collections.abc import Iterable, Mapping
 from functools import cache
 from os import PathLike, fspath
-from typing import Annotated, Any, ClassVar, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    ClassVar,
+    Literal,
+    NoReturn,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter, ValidationError
 
 NOTHING = ("none", "null", "~", "")
 """Spellings of None for a field that may be None."""
@@ -113,6 +125,8 @@ def describe(kind: Any) -> str:
 
 @cache
 def _adapter(kind: Any) -> TypeAdapter[Any]:
+    from pydantic import ConfigDict, TypeAdapter  # where something is checked: help needs none of it
+
     return TypeAdapter(kind, config=ConfigDict(allow_inf_nan=False, arbitrary_types_allowed=True))
 
 
@@ -134,6 +148,8 @@ def coerce(name: str, value: object, kind: Any) -> tuple[Any, str | None]:
         value = tuple(part.strip() for part in value.split(",") if part.strip())
     if isinstance(value, bool) and not any(p is bool or True in get_args(p) for p in parts):
         return None, f"{name} = {str(value).lower()}: should be {describe(kind)}"
+    from pydantic import ValidationError
+
     try:
         return _adapter(kind).validate_python(value), None
     except ValidationError as error:

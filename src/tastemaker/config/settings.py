@@ -11,12 +11,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from annotated_types import Ge, Gt, Le, Lt
 
 from tastemaker.config.check import coerce_fields, complain
 
-Share = Annotated[float, Field(ge=0.0, le=1.0)]
-Momentum = Annotated[float, Field(ge=0.0, lt=1.0)]
+# pydantic's own words for these bounds, without loading pydantic: help is asked for more often than training
+PositiveInt = Annotated[int, Gt(0)]
+NonNegativeInt = Annotated[int, Ge(0)]
+PositiveFloat = Annotated[float, Gt(0)]
+NonNegativeFloat = Annotated[float, Ge(0)]
+Share = Annotated[float, Ge(0.0), Le(1.0)]
+Momentum = Annotated[float, Ge(0.0), Lt(1.0)]
 
 MODEL_FIELDS = frozenset(
     {
@@ -93,7 +98,7 @@ class TrainSettings:
 
     seed: NonNegativeInt = 42
     """Seed of everything random in the run: order of the data, dropout, sampling."""
-    max_steps: Annotated[int, Field(ge=-1)] = -1
+    max_steps: Annotated[int, Ge(-1)] = -1
     """Steps to take, each one batch (of rollouts, for online methods); -1: as num_train_epochs needs."""
     num_train_epochs: PositiveFloat = 3.0
     """Passes over the data; a fraction is allowed. Overruled by max_steps."""
