@@ -6,7 +6,10 @@ import json
 import time
 from pathlib import Path
 
+import pytest
+
 from studio.shop import Shop
+from tastemaker.errors import TastemakerError
 from tastemaker.feedback.projects import ProjectSettings
 from tastemaker.methods import SFT
 from tastemaker.models import tiny_model
@@ -36,6 +39,40 @@ def answers(client, **changes) -> list[dict]:
     return [json.loads(line) for line in told.text.splitlines()]
 
 
+def finished(client, name: str) -> None:
+    until = time.monotonic() + 240
+    while (now := client.get(f"/api/curves/{name}").json())["status"] not in ("finished", "failed"):
+        assert time.monotonic() < until, now
+        time.sleep(0.5)
+    assert now["status"] == "finished", now["job"]["log"]
+    while client.get(f"/api/curves/{name}").json()["job"]["running"]:
+        time.sleep(0.1)  # it has written its result and is on its way out
+
+
+def test_rlhf_from_the_form(shop: Shop, tmp_path: Path) -> None:
+    two_models(tmp_path / "runs")
+    client = shop.client("admin")
+    row = b'{"prompt": "say yes", "chosen": "yes it is", "rejected": "no"}\n'
+    assert (
+        client.post("/api/uploads", files={"file": ("a.jsonl", row)}, data={"name": "a.jsonl"}).status_code
+        == 200
+    )
+    form = {"model": "sft-0", "data": "a.jsonl", "values": {"max_steps": 1}}
+    assert client.post("/api/training", json={**form, "method": "reward", "name": "rm"}).status_code == 200
+    finished(client, "rm")
+    offered = client.get("/api/training").json()
+    assert offered["rewards"] == ["rm"] and "rm" not in offered["models"]
+    assert {m["name"] for m in offered["methods"] if m["rewarded"]} >= {"ppo", "grpo", "online_dpo"}
+    form |= {"method": "ppo", "reward": "rm", "values": {"max_steps": 1, "response_length": 4, "kl_coef": 0.1}}
+    told = client.post("/api/training/estimate", json=form).json()
+    assert told["peak_bytes"] > 0 and told["steps"] == 1
+    assert client.post("/api/training", json={**form, "name": "rlhf"}).status_code == 200
+    finished(client, "rlhf")
+    run = client.get("/api/run/rlhf").json()
+    assert run["settings"]["kl_coef"] == 0.1
+    assert {p["name"] for p in run["lineage"]["parents"]} >= {"sft-0", "rm"}
+
+
 def test_the_circle_from_comparing_to_training_and_back(shop: Shop, tmp_path: Path) -> None:
     two_models(tmp_path / "runs")
     client = shop.client("admin")
@@ -63,13 +100,7 @@ def test_the_circle_from_comparing_to_training_and_back(shop: Shop, tmp_path: Pa
     told_before = client.post("/api/training/estimate", json={**form, "price": 2.0}).json()
     assert told_before["peak_bytes"] > 0 and told_before["cost"] > 0 and told_before["steps"] == 1
     assert client.post("/api/training", json={**form, "name": "voted"}).status_code == 200
-    until = time.monotonic() + 240
-    while (now := client.get("/api/curves/voted").json())["status"] not in ("finished", "failed"):
-        assert time.monotonic() < until, now
-        time.sleep(0.5)
-    assert now["status"] == "finished", now["job"]["log"]
-    while client.get("/api/curves/voted").json()["job"]["running"]:
-        time.sleep(0.1)  # it has written its result and is on its way out
+    finished(client, "voted")
     run = client.get("/api/run/voted").json()
     assert run["settings"]["beta"] == 0.3
     assert run["lineage"]["data"][0]["labels"]["labels"] == 1, "down to the labels"
@@ -92,6 +123,12 @@ def test_what_the_form_may_set_is_listed(shop: Shop, tmp_path: Path) -> None:
         answer = client.post("/api/training", json={**form, "values": values})
         assert answer.status_code == 400 and said in answer.json()["error"]
     assert client.post("/api/training", json={**form, "method": "export"}).status_code == 400
+    told = client.post("/api/training", json={**form, "method": "ppo"})
+    assert told.status_code == 400 and "choose a reward model" in told.json()["error"]
+    told = client.post("/api/training", json={**form, "method": "ppo", "reward": "nowhere"})
+    assert told.status_code == 404
+    with pytest.raises(TastemakerError, match="dpo: has no use for a reward model"):
+        command_line("dpo", "tiny", "a.jsonl", tmp_path, {}, "runs/rm")
     command = command_line("dpo", "tiny; rm -rf /", "--data", tmp_path, {"beta": 0.1})
     assert command[4] == "--model=tiny; rm -rf /" and command[5] == "--data=--data"
 

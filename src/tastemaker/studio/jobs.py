@@ -16,11 +16,18 @@ from tastemaker.errors import TastemakerError
 from tastemaker.methods import METHODS
 from tastemaker.runs import run_folder
 
-OFFERED = ("sft", "reward", "dpo", "simpo", "cpo", "orpo", "kto", "bco")
+OFFLINE = ("sft", "reward", "dpo", "simpo", "cpo", "orpo", "kto", "bco")
 """Methods that need a model and a file of data, no more."""
+ONLINE = ("ppo", "grpo", "rloo", "reinforce", "online_dpo")
+"""Methods that also need a reward model."""
+OFFERED = OFFLINE + ONLINE
 SETTINGS = (
     "beta",
+    "kl_coef",
     "loss_type",
+    "response_length",
+    "max_completion_length",
+    "num_generations",
     "learning_rate",
     "num_train_epochs",
     "max_steps",
@@ -43,15 +50,24 @@ class Jobs:
     _running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict[str, "subprocess.Popen[bytes]"])
     _turn: threading.Lock = field(default_factory=threading.Lock)
 
-    def start(self, name: str, method: str, model: str, data: str, values: Mapping[str, object]) -> Path:
+    def start(
+        self,
+        name: str,
+        method: str,
+        model: str,
+        data: str,
+        values: Mapping[str, object],
+        reward: str | None = None,
+    ) -> Path:
         """Starts a training in the background; its run's folder.
 
-        Raises TastemakerError: a name that cannot be one or is taken, an unknown method or setting.
+        Raises TastemakerError: a name that cannot be one or is taken, an unknown method or setting, a reward
+        that is missing or that the method has no use for.
         """
         folder = run_folder(self.root, name)
         if folder.exists():
             raise TastemakerError(f"{name}: there is a run of that name already.")
-        command = command_line(method, model, data, folder, values)
+        command = command_line(method, model, data, folder, values, reward)
         logs = self.root / LOGS
         logs.mkdir(parents=True, exist_ok=True)
         with self._turn:
@@ -88,11 +104,23 @@ class Jobs:
 
 
 def command_line(
-    method: str, model: str, data: str, folder: Path, values: Mapping[str, object]
+    method: str,
+    model: str,
+    data: str,
+    folder: Path,
+    values: Mapping[str, object],
+    reward: str | None = None,
 ) -> Sequence[str]:
     """What one would type. Settings are checked here, so that the form can say what is wrong with them."""
     if method not in OFFERED:
         raise TastemakerError(f"method: {method!r} is none of {', '.join(OFFERED)}.")
+    if (method in ONLINE) != (reward is not None):
+        need = (
+            "learns from a reward: choose a reward model."
+            if reward is None
+            else "has no use for a reward model."
+        )
+        raise TastemakerError(f"{method}: {need}")
     unknown = sorted(values.keys() - set(SETTINGS))
     if unknown:
         raise TastemakerError(f"{unknown[0]}: cannot be set here; there are {', '.join(SETTINGS)}.")
@@ -100,4 +128,5 @@ def command_line(
     method_and_settings(METHODS[method], given, origin="the form")
     flags = [f"--{k}={str(v).lower() if isinstance(v, bool) else v}" for k, v in given.items()]
     program = (sys.executable, "-m", "tastemaker", method)
-    return [*program, f"--model={model}", f"--data={data}", f"--out={folder}", *flags]
+    inputs = [f"--model={model}", f"--data={data}", *(() if reward is None else (f"--reward={reward}",))]
+    return [*program, *inputs, f"--out={folder}", *flags]

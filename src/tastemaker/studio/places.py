@@ -63,6 +63,12 @@ def model_names(studio: Studio) -> list[str]:
     return [*studio.models, *(name_of(studio, run) for run in reversed(runs))]
 
 
+def reward_names(studio: Studio) -> list[str]:
+    """Finished reward models, newest first."""
+    runs = [r for r in runs_below(studio) if r.model_dir.is_dir() and r.method == "reward"]
+    return [name_of(studio, run) for run in reversed(runs)]
+
+
 def data_files(studio: Studio) -> list[Path]:
     """Files in the data folder, newest first."""
     if not studio.data.is_dir():

@@ -17,8 +17,8 @@ from tastemaker.models.sizes import model_size
 from tastemaker.plan import Lengths, estimate, this_machine
 from tastemaker.runs import Run
 from tastemaker.studio.accounts import Access
-from tastemaker.studio.jobs import OFFERED, SETTINGS
-from tastemaker.studio.places import data_files, data_named, model_names, model_source
+from tastemaker.studio.jobs import OFFERED, ONLINE, SETTINGS
+from tastemaker.studio.places import data_files, data_named, model_names, model_source, reward_names
 from tastemaker.studio.routes import Routes, Shop
 
 routes = Routes()
@@ -32,6 +32,8 @@ class Form(BaseModel):
     method: Annotated[str, Field(max_length=32)]
     model: Annotated[str, Field(max_length=500)]
     data: Annotated[str, Field(max_length=255)]
+    reward: Annotated[str, Field(max_length=500)] | None = None
+    """A reward model, for methods that learn from one."""
     values: dict[str, str | int | float | bool | None] = {}
     price: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
     """Of an hour on this machine."""
@@ -57,6 +59,7 @@ def offered(shop: Shop) -> dict[str, Any]:
                 "name": name,
                 "told": (METHODS[name].__doc__ or "").strip().splitlines()[0],
                 "consumes": METHODS[name].consumes.__name__,
+                "rewarded": name in ONLINE,
                 "settings": {
                     s: v if isinstance(v, str | int | float | bool) else None for s, v in usable.items()
                 },
@@ -65,6 +68,7 @@ def offered(shop: Shop) -> dict[str, Any]:
     return {
         "methods": methods,
         "models": [*model_names(shop), *(() if "tiny" in shop.models else ("tiny",))],
+        "rewards": reward_names(shop),
         "data": [p.name for p in data_files(shop)],
     }
 
@@ -115,7 +119,8 @@ def _sized(source: str) -> str:
 def start(shop: Shop, form: Start) -> dict[str, Any]:
     """Starts a training in the background."""
     data = data_named(shop, form.data).resolve()
-    shop.jobs.start(form.name, form.method, _source(shop, form.model), str(data), form.values)
+    reward = None if form.reward is None else model_source(shop, form.reward)
+    shop.jobs.start(form.name, form.method, _source(shop, form.model), str(data), form.values, reward)
     return {"name": form.name}
 
 

@@ -11,6 +11,7 @@ const options = (values) => values.map((v) => el("option", { value: v }, v));
 
 function settings() {
   const method = methods.find((m) => m.name === form.elements.method.value);
+  at("rewarded").hidden = !method.rewarded;
   at("told").textContent = `${method.told} It takes ${method.consumes}s.`;
   fill(at("settings"), Object.entries(method.settings).map(([name, value]) => {
     if (typeof value === "boolean") return el("label", { class: "check" }, el("input", { type: "checkbox", name: `s-${name}`, checked: value }), name === "use_peft" ? "LoRA" : name);
@@ -32,6 +33,7 @@ const body = () => ({
   method: form.elements.method.value,
   model: form.elements.model.value,
   data: form.elements.data.value,
+  reward: at("rewarded").hidden ? null : form.elements.reward.value || null,
   price: form.elements.price.value === "" ? null : Number(form.elements.price.value),
   values: values(),
 });
@@ -93,6 +95,7 @@ guarded(async () => {
   fill(form.elements.method, options(methods.map((m) => m.name)));
   fill(form.elements.model, options(told.models));
   fill(form.elements.data, options(told.data));
+  fill(form.elements.reward, options(told.rewards));
   form.elements.method.value = "dpo";
   form.elements.method.addEventListener("change", settings);
   settings();
