@@ -129,7 +129,7 @@ def says_stiff(found: dict[str, Finding]) -> None:
 
 CASES = {
     "dpo, beta .001, fast": Case(
-        lambda: world.dpo_arm(beta=0.001, learning_rate=1.5e-2, steps=40),
+        lambda: world.dpo_arm(beta=0.001, learning_rate=2e-2, steps=60),
         {"beta_too_small", "kl_runaway", "displacement", "no_eos"},
         says_displaced,
     ),
