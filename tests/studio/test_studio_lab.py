@@ -114,6 +114,7 @@ def test_what_the_form_may_set_is_listed(shop: Shop, tmp_path: Path) -> None:
     client = shop.client("admin")
     upload = {"file": ("a.jsonl", b'{"prompt": "p", "chosen": "a", "rejected": "b"}\n')}
     assert client.post("/api/uploads", files=upload, data={"name": "a.jsonl"}).json()["records"] == 1
+    assert client.get("/api/data/a.jsonl/prompts").json() == {"prompts": ["p"]}, "whatever it teaches, it asks"
     form = {"method": "dpo", "model": "tiny", "data": "a.jsonl", "name": "x"}
     for values, said in (
         ({"out": "/etc"}, "cannot be set"),

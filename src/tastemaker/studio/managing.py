@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from itertools import islice
 from typing import Annotated, Any
 
 from fastapi import Form, HTTPException, UploadFile
@@ -16,6 +17,7 @@ from tastemaker.feedback import quality as qualities
 from tastemaker.feedback.assign import lend
 from tastemaker.feedback.exporting import ExportOptions, export
 from tastemaker.feedback.importing import fitting_settings, import_dataset
+from tastemaker.feedback.items import to_json
 from tastemaker.feedback.projects import (
     add_guideline,
     change_settings,
@@ -31,6 +33,7 @@ from tastemaker.studio.accounts import Access, account_of, change_account, invit
 from tastemaker.studio.labelling import shown
 from tastemaker.studio.places import data_files, data_named, data_to_write, name_of, runs_below
 from tastemaker.studio.routes import Routes, Shop, Who
+from tastemaker.types import Question
 
 routes = Routes()
 _PROMPTS = 500
@@ -183,6 +186,14 @@ def data(shop: Shop) -> list[dict[str, Any]]:
 def download(shop: Shop, name: str) -> FileResponse:
     path = data_named(shop, name)
     return FileResponse(path, media_type="application/octet-stream", filename=path.name)
+
+
+@routes("GET", "/api/data/{name}/prompts", Access.REVIEWER)
+def prompts_of_data(shop: Shop, name: str) -> dict[str, Any]:
+    """Different prompts of a file, to compare models on."""
+    records = read_records(data_named(shop, name), Question).records
+    found = dict.fromkeys(r.prompt for r in records if isinstance(r, Question))
+    return {"prompts": [to_json(prompt) for prompt in islice(found, _PROMPTS)]}
 
 
 @routes("POST", "/api/uploads", Access.ADMIN)

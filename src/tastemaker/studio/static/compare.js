@@ -10,19 +10,20 @@ let current = null;
 let started = 0;
 
 async function offer() {
-  const { models } = await get("/api/training");
+  const { models, data } = await get("/api/training");
   const named = new URLSearchParams(location.search).getAll("model");
   const boxes = models.filter((m) => m !== "tiny").map((name) =>
     el("label", { class: "choice" }, el("input", { type: "checkbox", name: "model", value: name, checked: named.includes(name) }), name));
   fill(at("models"), boxes.length ? boxes : el("p", { class: "note" }, "No finished runs yet. Train one, or name models: tastemaker studio --models ..."));
   const projects = await get("/api/projects");
-  at("set").append(...projects.filter((p) => p.progress.items).map((p) => el("option", { value: p.name }, p.name)));
+  const group = (label, where, names) => (names.length ? [el("optgroup", { label }, names.map((n) => el("option", { value: `/api/${where}/${path(n)}/prompts` }, n)))] : []);
+  at("set").append(...group("projects", "projects", projects.filter((p) => p.progress.items).map((p) => p.name)), ...group("files of data", "data", data));
 }
 
 at("set").addEventListener("change", guarded(async () => {
-  const name = at("set").value;
-  at("other").hidden = !name;
-  prompts = name ? (await get(`/api/projects/${path(name)}/prompts`)).prompts : [];
+  const from = at("set").value;
+  at("other").hidden = !from;
+  prompts = from ? (await get(from)).prompts : [];
   if (prompts.length) another();
 }));
 function another() {

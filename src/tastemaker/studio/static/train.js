@@ -12,7 +12,7 @@ const options = (values) => values.map((v) => el("option", { value: v }, v));
 function settings() {
   const method = methods.find((m) => m.name === form.elements.method.value);
   at("rewarded").hidden = !method.rewarded;
-  at("told").textContent = `${method.told} It takes ${method.consumes}s.`;
+  at("told").textContent = `${method.told} It takes ${method.rewarded ? "the prompts of any data" : `${method.consumes.toLowerCase()}s`}.`;
   fill(at("settings"), Object.entries(method.settings).map(([name, value]) => {
     if (typeof value === "boolean") return el("label", { class: "check" }, el("input", { type: "checkbox", name: `s-${name}`, checked: value }), name === "use_peft" ? "LoRA" : name);
     return el("label", {}, name, el("input", { name: `s-${name}`, placeholder: value === null ? "its own" : String(value), autocomplete: "off" }));
