@@ -19,9 +19,8 @@ from typing import Any
 
 import httpx2
 import pytest
-from transformers.utils.import_utils import is_serve_available
 
-from chat_server import of_model, serve
+from chat_server import error, of_model, serve
 from simulated_judges import pair
 from tastemaker.cli import main
 from tastemaker.data import write_records
@@ -33,6 +32,8 @@ from tastemaker.types import Comparison
 
 PAIRS = [pair(f"a good answer {i}", f"bad {i}", f"question {i}", row=str(i)) for i in range(3)]
 THREE = [Comparison(prompt="question", responses=("a", "ccc", "bb"), ranking=(0, 0, 0))]
+PINNED = "Server is pinned to"
+"""How serve of transformers 5 begins to refuse a model that it was not started with."""
 PATIENCE = 180
 """Seconds until a server must be up; some 15 where the machine is idle."""
 
@@ -41,8 +42,7 @@ PATIENCE = 180
 class Served:
     url: str
     model: str
-    pinned: bool
-    """Whether it knows other models' names for wrong."""
+    logprobs: bool
 
 
 @pytest.fixture(scope="module", params=["own", "transformers serve"])
@@ -51,14 +51,13 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     model, tokenizer = tiny_model(texts, seed=0, vocab_size=300, hidden=16, heads=2, max_length=4096)
     if request.param == "own":
         models = build_roles(("policy",), (), policy=(model, tokenizer))
-        with serve(of_model(model, LocalGenerator(models, tokenizer), tokenizer)) as own:
-            yield Served(own.url, "tiny", pinned=False)
-    elif is_serve_available():
+        answer = of_model(model, LocalGenerator(models, tokenizer), tokenizer)
+        with serve(lambda body: answer(body) if body["model"] == "tiny" else error(400, PINNED)) as own:
+            yield Served(own.url, "tiny", logprobs=True)
+    else:
         folder = tmp_path_factory.mktemp("judge") / "model"
         save_model(model, tokenizer, folder)
         yield from _transformers(folder)
-    else:
-        pytest.skip("transformers serve is not installed: pip install 'transformers[serving]'")
 
 
 def _transformers(folder: Path) -> Iterator[Served]:
@@ -83,7 +82,7 @@ def _transformers(folder: Path) -> Iterator[Served]:
         process = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, **quiet})
         try:
             _wait_for(f"http://127.0.0.1:{port}/health", process, folder.parent / "serve.log")
-            yield Served(f"http://127.0.0.1:{port}/v1", str(folder), pinned=True)
+            yield Served(f"http://127.0.0.1:{port}/v1", str(folder), logprobs=False)
         finally:
             process.terminate()
             try:
@@ -133,7 +132,7 @@ def test_every_way_of_asking(server: Served, tmp_path: Path, template: str, reco
 
 def test_probabilities_where_the_server_offers_them(server: Served):
     judge = Judge(model_at(server), "pairwise_choice", logps=True)
-    if server.pinned:  # serve of transformers 5 knows no log-probs, and leaves the wish for them unsaid
+    if not server.logprobs:  # serve of transformers 5 knows none, and leaves the wish for them unsaid
         with pytest.raises(TastemakerError, match=r"the endpoint gives no top_logprobs.*leave --logps out"):
             judge.judge(PAIRS)
     else:
@@ -141,9 +140,7 @@ def test_probabilities_where_the_server_offers_them(server: Served):
 
 
 def test_another_model_than_the_one_that_is_served(server: Served):
-    if not server.pinned:
-        pytest.skip("this server answers to every name")
-    with pytest.raises(TastemakerError, match=r"all 6 questions were refused: status 400: Server is pinned to"):
+    with pytest.raises(TastemakerError, match=r"all 6 questions were refused: status 400: " + PINNED):
         Judge(model_at(server, model="another")).judge(PAIRS)
 
 

@@ -242,6 +242,7 @@ def test_the_rule_is_read_from_the_models_keywords() -> None:
 
 
 @pytest.mark.gpu
+# compiled kernels of a CUDA device: a CPU has none to compare
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("name", RULES)
 @pytest.mark.parametrize("path", ["flex", "blocks"])

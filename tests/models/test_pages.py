@@ -40,6 +40,7 @@ def wide(folder: Path) -> Path:
     return folder
 
 
+# elsewhere pages are left to the system, and there is nothing to see
 @pytest.mark.skipif(sys.platform != "linux", reason="the list of mapped files is Linux's")
 def test_hashing_and_casting_leave_no_pages_behind_and_the_same_numbers(tmp_path: Path) -> None:
     model = LlamaForCausalLM.from_pretrained(wide(tmp_path), dtype=torch.float32)

