@@ -37,7 +37,7 @@ def main() -> None:
     ]
     runs = carry_out(work, args, args.prepared / "runs-cpu.jsonl", "cpu")
     # these import torch, which this process does without until here
-    importlib.import_module("report").write_report(runs, args.prepared, args.out, "cpu", about("cpu"), "cpu")
+    importlib.import_module("report").write_report(runs, args.prepared, args.out, "cpu", about("cpu"))
     if args.out == HERE / "results":
         importlib.import_module("readme").update()
 

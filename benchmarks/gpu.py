@@ -58,7 +58,7 @@ def main() -> None:
     lengths = [int(n) for n in args.contexts.split(",") if n]
     contexts = prepared / f"contexts-{kind}.jsonl"
     found = [longest(one, args, lengths, contexts) for one in offline(work) if lengths]
-    write_report(runs, prepared, args.out, kind, about(args.device), args.device, contexts=found)
+    write_report(runs, prepared, args.out, kind, about(args.device), contexts=found)
     if lengths:
         text = table(found)
         with (args.out / f"{kind}.md").open("a", encoding="utf-8") as file:

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
-from common import Size
+from common import TASKS, Size, rows_of
+from transformers import AutoTokenizer
 
 SECONDS = 0.3
 """Processor time spent on each shape."""
@@ -59,6 +61,22 @@ class Work:
         """Forward and backward: three times the forward."""
         dense = sum(2 * m * k * n * times for (m, k, n), times in self.products(size))
         return 3.0 * (dense + 4 * (self.seen * (size.layers - 1) + self.seen_last) * size.hidden)
+
+
+def lengths(prepared: Path, size: str, task: str, steps: int, batch: int) -> list[tuple[int, tuple[int, ...]]]:
+    """Tokens of the prompt and responses of each row of the measured steps, end token included."""
+    tokenizer = AutoTokenizer.from_pretrained(prepared / f"model-{size}")
+    sides = ("completion",) if task == "sft" else ("chosen", "rejected")
+    first = TASKS[task].warmup * batch
+    rows = rows_of(
+        prepared, "demonstrations" if task == "sft" else "pairs", first + steps * batch, ordered=True
+    )
+    found = []
+    for row in rows[first:]:
+        prompt = len(tokenizer(row["prompt"]).input_ids)
+        whole = [len(tokenizer(row["prompt"] + row[side]).input_ids) + 1 for side in sides]
+        found.append((prompt, tuple(n - prompt for n in whole)))
+    return found
 
 
 def matrix_rate(work: Work, size: Size, dtype: torch.dtype, device: str) -> float:

@@ -12,6 +12,7 @@ import torch
 from common import (
     MAX_LENGTH,
     SEED,
+    SIZES,
     TASKS,
     Clock,
     arguments,
@@ -21,8 +22,8 @@ from common import (
     prompts_name,
     reward_name,
     rows_of,
-    warmup_of,
 )
+from machine import Work, lengths, matrix_rate
 from prepare import records
 from transformers import AutoTokenizer
 
@@ -30,6 +31,8 @@ import tastemaker as tm
 from tastemaker.methods import METHODS
 from tastemaker.types import Record
 
+OFFLINE = ("dpo", "reward", "sft")
+"""Tasks whose arithmetic is known from the rows alone."""
 args = arguments()
 task = TASKS[args.task]
 batch = args.batch or task.batch
@@ -42,7 +45,7 @@ world = int(os.environ.get("WORLD_SIZE", "1"))
 if first:
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
-warmup = warmup_of(args.task, args.size)
+warmup = task.warmup
 steps = args.steps + warmup
 more: dict[str, Any] = changes(args.set)
 clock = Clock(warmup, args.profile, args.device, args.steps)
@@ -83,6 +86,12 @@ def offline(method: Any, model: str, rows: str, **settings: Any) -> None:
         return
     metrics = run.metrics()[:steps]
     before = metrics[warmup - 1] if warmup else {}
+    rate: dict[str, float] = {}
+    if args.task in OFFLINE and args.context is None and world == 1:
+        # beside the run, since a shared machine is not as fast at every hour
+        trees = lengths(args.prepared, args.size, args.task, args.steps, batch)[:batch]
+        needed = Work.of(trees, head=args.task != "reward")
+        rate["matrix_rate"] = matrix_rate(needed, SIZES[args.size], getattr(torch, args.dtype), args.device)
     spent = {name: metrics[-1][name] - before.get(name, 0) for name in ("total_flos", "num_tokens")}
     clock.report(
         args.steps,
@@ -90,6 +99,7 @@ def offline(method: Any, model: str, rows: str, **settings: Any) -> None:
         flops_per_unit=spent["total_flos"] / (args.steps * batch * world),
         tokens_per_unit=spent["num_tokens"] / (args.steps * batch * world),
         response_tokens=[m["completions/mean_length"] for m in metrics if "completions/mean_length" in m],
+        **rate,
     )
 
 

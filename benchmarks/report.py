@@ -8,10 +8,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import torch
-from common import SIZES, TASKS, rows_of, warmup_of
-from machine import Work, matrix_rate
-from transformers import AutoTokenizer
+from common import SIZES, TASKS
+from machine import Work, lengths
 
 Runs = list[dict[str, Any]]
 OURS = "tastemaker default"
@@ -33,13 +31,11 @@ COLUMNS = (
 KEYS = ("task", "size", "dtype", "adapter")
 
 
-def write_report(
-    runs: Runs, prepared: Path, out: Path, kind: str, about: dict[str, Any], device: str, **more: Any
-) -> None:
+def write_report(runs: Runs, prepared: Path, out: Path, kind: str, about: dict[str, Any], **more: Any) -> None:
     """`<kind>.json` with every figure, `<kind>.md` with the table, which is printed as well."""
     rows = []
     for key in dict.fromkeys(tuple(run[k] for k in KEYS) for run in runs):
-        rows.append(summary([r for r in runs if tuple(r[k] for k in KEYS) == key], prepared, device))
+        rows.append(summary([r for r in runs if tuple(r[k] for k in KEYS) == key], prepared))
     out.mkdir(parents=True, exist_ok=True)
     source = json.loads((prepared / "source.json").read_text())
     settings = {f"{r['task']} {r['system']} {r['variant']}": r["settings"] for r in runs if "settings" in r}
@@ -50,7 +46,7 @@ def write_report(
     print(found)
 
 
-def summary(runs: Runs, prepared: Path, device: str) -> dict[str, Any]:
+def summary(runs: Runs, prepared: Path) -> dict[str, Any]:
     """Medians over rounds of one line of the table, spread, ratios, share of the matrix rate."""
     key = {name: runs[0][name] for name in KEYS}
     systems: dict[str, dict[str, Any]] = {}
@@ -72,11 +68,11 @@ def summary(runs: Runs, prepared: Path, device: str) -> dict[str, Any]:
     if "rate" in ours and theirs is not None:
         row["ratio"] = ours["rate"] / theirs["rate"]
         row["memory_ratio"] = ours["peak_bytes"] / theirs["peak_bytes"]
-    first = next((r for r in runs if r["system"] == "tastemaker" and "flops_per_unit" in r), None)
-    if "rate" in ours and first is not None:
-        row["tokens_per_second"] = first["tokens_per_unit"] * ours["rate"]
-        if key["task"] in ("dpo", "reward", "sft"):
-            row |= share(first, ours["rate"], prepared, device)
+    mine = [r for r in runs if r["system"] == "tastemaker" and "flops_per_unit" in r]
+    if "rate" in ours and mine:
+        row["tokens_per_second"] = mine[0]["tokens_per_unit"] * ours["rate"]
+        if "matrix_rate" in mine[0]:
+            row |= share(mine, prepared)
     return row
 
 
@@ -86,36 +82,22 @@ def better(systems: dict[str, dict[str, Any]]) -> dict[str, Any] | None:
     return max(peers, key=lambda s: s["rate"]) if peers else None
 
 
-def share(run: dict[str, Any], rate: float, prepared: Path, device: str) -> dict[str, float]:
-    """FLOPs that a unit needs, the matrix rate at its shapes, and which share of it the rate reaches.
+def share(mine: Runs, prepared: Path) -> dict[str, float]:
+    """FLOPs that a unit needs, the matrix rate at the task's shapes as each run read it after its last step,
+    and which share of it the run reached: medians over rounds.
 
     Frozen weights want no gradients of their own: with an adapter two thirds are needed, and the adapter's own.
     """
-    task, size = run["task"], SIZES[run["size"]]
-    spec, warmup, lora = TASKS[task], warmup_of(task, run["size"]), run["adapter"] == "lora"
-    batch = run.get("batch") or spec.batch
-    trees = lengths(prepared, run["size"], task, (run["steps"] + warmup) * batch)[warmup * batch :]
-    needed = Work.of(trees, head=task != "reward").flops(size) / len(trees)
-    if lora:
+    run = mine[0]
+    if run["adapter"] == "lora":
         needed = run["flops_per_unit"]
-    one = Work.of(trees[:batch], head=task != "reward")
-    if device == "cpu":
-        torch.set_num_threads(1)
-    measured = matrix_rate(one, size, getattr(torch, run["dtype"]), device)
-    return {"flops_per_unit": needed, "matrix_rate": measured, "share": needed * rate / measured}
-
-
-def lengths(prepared: Path, size: str, task: str, count: int) -> list[tuple[int, tuple[int, ...]]]:
-    """Tokens of each row's prompt and responses, end token included."""
-    tokenizer = AutoTokenizer.from_pretrained(prepared / f"model-{size}")
-    sides = ("completion",) if task == "sft" else ("chosen", "rejected")
-    rows = rows_of(prepared, "demonstrations" if task == "sft" else "pairs", count, ordered=True)
-    found = []
-    for row in rows:
-        prompt = len(tokenizer(row["prompt"]).input_ids)
-        whole = [len(tokenizer(row["prompt"] + row[side]).input_ids) + 1 for side in sides]
-        found.append((prompt, tuple(n - prompt for n in whole)))
-    return found
+    else:
+        batch = run.get("batch") or TASKS[run["task"]].batch
+        trees = lengths(prepared, run["size"], run["task"], run["steps"], batch)
+        needed = Work.of(trees, head=run["task"] != "reward").flops(SIZES[run["size"]]) / len(trees)
+    reached = [needed / (each["seconds_per_unit"] * each["matrix_rate"]) for each in mine]
+    rates = [each["matrix_rate"] for each in mine]
+    return {"flops_per_unit": needed, "matrix_rate": median(rates), "share": median(reached)}
 
 
 def table(rows: list[dict[str, Any]]) -> str:

@@ -13,7 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from common import BUILD, ROOT, TASKS, read_jsonl, steps_of, warmup_of
+from common import BUILD, ROOT, TASKS, read_jsonl, steps_of
 
 HERE = Path(__file__).resolve().parent
 PEERS = {"trl-1.16": "trl==1.16.0", "trl-1.12": "trl==1.12.0"}
@@ -109,7 +109,7 @@ def far_behind(one: Run, done: list[Run]) -> bool:
 def prepare(work: list[Run], args: argparse.Namespace, device: str) -> None:
     counts = set[int]()
     for one in work:
-        steps = (args.steps or steps_of(one["task"], one["size"])) + warmup_of(one["task"], one["size"])
+        steps = (args.steps or steps_of(one["task"], one["size"])) + TASKS[one["task"]].warmup
         task = TASKS[one["task"]]
         counts.add(steps * (one.get("batch") or task.batch) // task.group)
     pairs = {f"{one['task']}:{one['size']}:{one['adapter']}" for one in work}

@@ -28,7 +28,6 @@ from common import (
     near_twenty_words,
     prompts_name,
     rows_of,
-    warmup_of,
 )
 from datasets import Dataset
 from torch.utils.data import DataLoader
@@ -46,7 +45,7 @@ task = TASKS[args.task]
 on_cpu = args.device == "cpu"
 if on_cpu:
     torch.set_num_threads(1)
-warmup = warmup_of(args.task, args.size)
+warmup = task.warmup
 steps = args.steps + warmup
 batch = args.batch or task.batch
 lora = args.adapter == "lora"

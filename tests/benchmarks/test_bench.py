@@ -141,12 +141,12 @@ def test_a_row_is_medians_and_the_better_setting(modules: None, tmp_path: Path) 
 
     found = runs("tastemaker", "default", [0.1, 0.5, 0.125], 3)
     found += runs("trl", "best", [1.0, 1.0, 4.0], 4) + runs("trl", "default", [0.5], 12)
-    row = report.summary(found, tmp_path, "cpu")
+    row = report.summary(found, tmp_path)
     assert row["systems"]["tastemaker default"]["rate"] == 8
     assert (row["ratio"], row["memory_ratio"]) == (4, 0.25), "against the faster setting, here the default"
     assert "8.00 (2.0 to 10.0)" in report.line(row)
     lost = [*found, {**found[-1], "failed": "memory"}]
-    row = report.summary(lost, tmp_path, "cpu")
+    row = report.summary(lost, tmp_path)
     assert row["ratio"] == 8
     assert "does not fit" in report.line(row)
 
