@@ -215,6 +215,17 @@ def test_rows_are_dropped_when_they_finish(build, wrap, prompts, monkeypatch):
     torch.testing.assert_close(kept.token_columns["sampled_logps"], dropped.token_columns["sampled_logps"])
 
 
+@pytest.mark.parametrize("family", ["Llama", "GPT2"])
+def test_no_gradient_is_kept_while_the_models_own_code_decodes(build, wrap, prompts, family: str):
+    model = build(family)
+    kept: list[bool] = []
+    model.register_forward_hook(lambda *called: kept.append(called[-1].logits.requires_grad))
+    with torch.enable_grad():
+        LocalGenerator(wrap(model)).generate(prompts(LENGTHS), Sampling(max_new_tokens=3, n=2), seed=0)
+    assert len(kept) >= 3
+    assert not any(kept)
+
+
 def test_prompts_are_computed_once(build, wrap, prompts):
     model = build("Llama")
     tokens: list[int] = []

@@ -35,8 +35,8 @@ class _Layer:
         self.values[:, :, at : at + 1] = value
 
     def keep(self, rows: Tensor, prompts: Tensor | None, longest: int, slots: slice) -> None:
-        """Keeps these rows, prompts (None: all) up to `longest` tokens, and slots."""
-        self.keys, self.values = (x[:, :, slots].index_select(0, rows) for x in (self.keys, self.values))
+        """Keeps these rows, prompts (None: all) up to `longest` tokens, and what was written in slots."""
+        self.keys, self.values = (_kept(x, rows, slots) for x in (self.keys, self.values))
         if prompts is not None:
             self.prompt_keys = self.prompt_keys[:, :, :longest].index_select(0, prompts)
             self.prompt_values = self.prompt_values[:, :, :longest].index_select(0, prompts)
@@ -92,6 +92,8 @@ class DecodeState:
         self._call = 0
         self._segment: Segment | None = None
         self._bias: dict[tuple[int | None, int, torch.dtype], tuple[Tensor | None, Tensor | None]] = {}
+        self._places: dict[int, tuple[Tensor, Tensor]] = {}
+        """By heads of keys: see `_grid`."""
 
     def add(self, lengths: Sequence[int], owners: Sequence[int], room: int) -> int:
         """Makes place for prompts of these lengths and for rows that continue prompts `owners` (ascending,
@@ -115,7 +117,7 @@ class DecodeState:
         return first
 
     def _place(self, owners: Tensor) -> None:
-        """Lays rows out by prompt: a grid of U x `_members` where only places `_slots` are taken."""
+        """Lays rows out by prompt: a grid of U x `_members`, not all of whose places are taken."""
         self._owners = owners
         self._longest = int(self._lengths.max()) if self._shared else 0
         self._prompts = self._lengths.shape[0]
@@ -127,9 +129,8 @@ class DecodeState:
             return
         counts = torch.bincount(owners, minlength=len(self._lengths))
         self._members = int(counts.max())
-        rank = torch.arange(len(owners)) - (counts.cumsum(0) - counts)[owners]
-        full = len(owners) == len(counts) * self._members
-        self._slots = None if full else (owners * self._members + rank).to(self.device)
+        self._rank = torch.arange(len(owners)) - (counts.cumsum(0) - counts)[owners]
+        self._places.clear()
         self._began = self._began - self._lengths[owners].to(self.device)
         self._even = bool((self._lengths == self._longest).all())
 
@@ -156,7 +157,7 @@ class DecodeState:
         self._came = self._came[kept] - unused
         self._place(owners)
         for layer in self._layers:
-            layer.keep(rows, prompts, self._longest, slice(unused, None))
+            layer.keep(rows, prompts, self._longest, slice(unused, self.step))
         self.step -= unused
         self._most -= unused
 
@@ -262,28 +263,29 @@ class DecodeState:
         return output.to(value.dtype).view(rows, 1, heads, -1)
 
     def _gather(self, x: Tensor, groups: int) -> Tensor:
-        """[R * Hkv, r, n] by row -> [U * Hkv, members * r, n] by prompt."""
-        folded, width = x.shape[1:]
-        prompts = self._prompts
+        """[R * Hkv, r, n] by row -> [U * Hkv, members * r, n] by prompt; in places not taken stands some row."""
         if self._members == 1:
             return x
-        if self._slots is not None:
-            grid = x.new_zeros(prompts * self._members, groups, folded, width)
-            x = grid.index_copy_(0, self._slots, x.reshape(-1, groups, folded, width))
-        x = x.reshape(prompts, self._members, groups, folded, width).transpose(1, 2)
-        return x.reshape(prompts * groups, self._members * folded, width)
+        folded, width = x.shape[1:]
+        x = x.reshape(-1, folded * width).index_select(0, self._grid(groups)[0])
+        return x.view(self._prompts * groups, self._members * folded, width)
 
     def _spread(self, x: Tensor, groups: int) -> Tensor:
         """The inverse of `_gather`."""
         if self._members == 1:
             return x
-        prompts, width = self._prompts, x.shape[2]
-        folded = x.shape[1] // self._members
-        x = x.view(prompts, groups, self._members, folded, width).transpose(1, 2)
-        x = x.reshape(prompts * self._members, groups, folded, width)
-        if self._slots is not None:
-            x = x.index_select(0, self._slots)
-        return x.reshape(-1, folded, width)
+        folded, width = x.shape[1] // self._members, x.shape[2]
+        return x.view(-1, folded * width).index_select(0, self._grid(groups)[1]).view(-1, folded, width)
+
+    def _grid(self, groups: int) -> tuple[Tensor, Tensor]:
+        """Where to find each place [U * Hkv * members] among the rows [R * Hkv], and each row among the places."""
+        if groups not in self._places:
+            rows, each = len(self._owners), torch.arange(groups)
+            places = (((self._owners[:, None] * groups + each) * self._members) + self._rank[:, None]).flatten()
+            found = torch.zeros(self._prompts * groups * self._members, dtype=torch.int64)
+            found[places] = torch.arange(rows * groups)
+            self._places[groups] = found.to(self.device), places.to(self.device)
+        return self._places[groups]
 
     def _hidden(
         self, window: int | None, first: int, shares: bool, keys: Tensor, prompt_keys: Tensor
@@ -339,6 +341,15 @@ def _longer(x: Tensor, capacity: int) -> Tensor:
     longer = x.new_empty(*x.shape[:2], capacity, x.shape[3])
     longer[:, :, : x.shape[2]] = x
     return longer
+
+
+def _kept(x: Tensor, rows: Tensor, slots: slice) -> Tensor:
+    """[R', Hkv, capacity, D] of these rows, with what stands in `slots` at its beginning."""
+    before = x.shape[2]
+    x = x[:, :, slots]
+    kept = x.new_empty(len(rows), x.shape[1], before - slots.start, x.shape[3])
+    torch.index_select(x, 0, rows, out=kept[:, :, : x.shape[2]])
+    return kept
 
 
 def _grown(x: Tensor, count: int, before: int, length: int) -> Tensor:

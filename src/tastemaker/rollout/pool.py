@@ -113,7 +113,8 @@ class Pool:
 
     def _fill(self, decoder: Decoder) -> None:
         """Steps a decoder until no row grows in it."""
-        with torch.inference_mode(decoder.pure):
+        # not `inference_mode(False)`, which would turn gradients on
+        with torch.inference_mode() if decoder.pure else torch.no_grad():
             self._run(decoder)
 
     def _run(self, decoder: Decoder) -> None:
