@@ -263,7 +263,7 @@ class DecodeState:
         return output.to(value.dtype).view(rows, 1, heads, -1)
 
     def _gather(self, x: Tensor, groups: int) -> Tensor:
-        """[R * Hkv, r, n] by row -> [U * Hkv, members * r, n] by prompt; in places not taken stands some row."""
+        """[R * Hkv, r, n] by row -> [U * Hkv, members * r, n] by prompt; some row in places not taken."""
         if self._members == 1:
             return x
         folded, width = x.shape[1:]
@@ -278,7 +278,7 @@ class DecodeState:
         return x.view(-1, folded * width).index_select(0, self._grid(groups)[1]).view(-1, folded, width)
 
     def _grid(self, groups: int) -> tuple[Tensor, Tensor]:
-        """Where to find each place [U * Hkv * members] among the rows [R * Hkv], and each row among the places."""
+        """Where each place [U * Hkv * members] is among the rows [R * Hkv], and each row among the places."""
         if groups not in self._places:
             rows, each = len(self._owners), torch.arange(groups)
             places = (((self._owners[:, None] * groups + each) * self._members) + self._rank[:, None]).flatten()
