@@ -23,6 +23,8 @@ ROUNDS = 3
 NEAR = 0.8
 """The peer's default setting is measured again in later rounds where it reached this share of its best."""
 MEMORY_WORDS = ("out of memory", "OutOfMemoryError", "Cannot allocate memory")
+LARGE_PAGES = {"THP_MEM_ALLOC_ENABLE": "1"}
+"""What tastemaker asks PyTorch for by itself, given to the peer's best setting too."""
 Run = dict[str, Any]
 
 
@@ -134,6 +136,8 @@ def measure(one: Run, prepared: Path, device: str, *, processes: int = 1) -> Run
     work = prepared / "work" / one["system"]
     command += ["--device", device, "--prepared", str(prepared), "--work", str(work)]
     more = {"PYTHONPATH": str(BUILD / "peers" / one["system"])} if one["system"] in PEERS else {}
+    if one["variant"] == "best":
+        more |= LARGE_PAGES
     try:
         lines = quietly(command, more).strip().splitlines()
     except FailedRun as error:

@@ -2,8 +2,9 @@
 
 `default`: TRL's defaults, which are bf16 autocast and gradient checkpointing. `best`: the fastest of what its
 documentation offers on this machine: checkpointing off; for DPO the reference's log-probabilities computed
-beforehand (`precompute_ref_log_probs`). Not usable here: `padding_free` needs FlashAttention,
-`use_liger_kernel` needs Triton, and packing (SFT) changes what a batch is.
+beforehand (`precompute_ref_log_probs`); and large pages, PyTorch's own setting, as ours has them. Not usable
+here: `padding_free` needs FlashAttention, `use_liger_kernel` needs Triton, and packing (SFT) changes what a batch
+is.
 """
 
 from __future__ import annotations
@@ -216,5 +217,9 @@ trainer.train()
 wrote += [e["completions/mean_length"] for e in trainer.state.log_history if "completions/mean_length" in e]
 losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
 clock.report(
-    args.steps, loss=losses[:4], response_tokens=wrote, version=trl.__version__, settings={**best, **more}
+    args.steps,
+    loss=losses[:4],
+    response_tokens=wrote,
+    version=trl.__version__,
+    settings={**best, **more, **{k: v for k, v in os.environ.items() if k == "THP_MEM_ALLOC_ENABLE"}},
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -63,3 +65,20 @@ def test_what_was_changed_in_place_is_kept(tmp_path: Path) -> None:
     Pages().release(weight)
     assert (weight[5000] == 7).all()
     assert not (weight[4999] == 7).any()
+
+
+LARGE = Path("/sys/kernel/mm/transparent_hugepage")
+
+
+# a system that has no large pages cannot be asked for them
+@pytest.mark.skipif(not LARGE.exists(), reason="no large pages here")
+@pytest.mark.parametrize(("wish", "asked"), [({}, True), ({"THP_MEM_ALLOC_ENABLE": "0"}, False)])
+def test_large_pages_are_asked_for_unless_told_otherwise(wish: dict[str, str], asked: bool) -> None:
+    code = (
+        "import tastemaker, torch; x = torch.ones(2**25, dtype=torch.uint8)\n"
+        "print(any(' hg' in line for line in open('/proc/self/smaps') if line.startswith('VmFlags')))"
+    )
+    kept = {name: value for name, value in os.environ.items() if name != "THP_MEM_ALLOC_ENABLE"}
+    words = [sys.executable, "-c", code]
+    said = subprocess.run(words, env={**kept, **wish}, capture_output=True, text=True, check=True)
+    assert said.stdout.strip() == str(asked)
