@@ -2,9 +2,9 @@
 
 `default`: TRL's defaults, which are bf16 autocast and gradient checkpointing. `best`: the fastest of what its
 documentation offers on this machine: checkpointing off; for DPO the reference's log-probabilities computed
-beforehand (`precompute_ref_log_probs`); and large pages, PyTorch's own setting, as ours has them. Not usable
-here: `padding_free` needs FlashAttention, `use_liger_kernel` needs Triton, and packing (SFT) changes what a batch
-is.
+beforehand (`precompute_ref_log_probs`); and large pages, PyTorch's own setting, which ours has by itself. Not
+usable here: `padding_free` needs FlashAttention, `use_liger_kernel` needs Triton; packing (SFT) changes what
+a batch is.
 """
 
 from __future__ import annotations
