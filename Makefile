@@ -94,7 +94,7 @@ results-rounds: $(VENV)/.installed  ## Three online rounds against one with as m
 	OMP_NUM_THREADS=1 $(BIN)/tastemaker study rounds --out docs/results/rounds
 
 # BENCH passes options on: make bench BENCH='--tasks dpo --rounds 5'
-bench: $(VENV)/.installed  ## Ours and TRL's side by side: benchmarks/results (20 min; resumes where it stopped)
+bench: $(VENV)/.installed  ## Ours and TRL's side by side: benchmarks/results (1 h; resumes where it stopped)
 	$(BIN)/python benchmarks/bench.py $(BENCH)
 
 bench-scaling: $(VENV)/.installed  ## How the cost of ours grows with length, group, model, vocabulary, processes
