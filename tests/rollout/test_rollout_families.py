@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tastemaker.models import decode, decode_state, decode_ways
+from tastemaker.models import decode, decode_attention, decode_ways
 from tastemaker.rollout.local import LocalGenerator
 from tastemaker.types import Sampling, TastemakerError
 
@@ -76,7 +76,7 @@ def test_prompts_read_in_blocks_and_segments(family, build, wrap, prompts, monke
     generator = LocalGenerator(wrap(build(family)))
     whole = generator.generate(batch, sampling, seed=3)
     monkeypatch.setattr(decode, "PREFILL_TOKENS", 20)
-    monkeypatch.setattr(decode_state, "SCORES_IN_A_BLOCK", 300)
+    monkeypatch.setattr(decode_attention, "SCORES_IN_A_BLOCK", 300)
     cut = generator.generate(batch, sampling, seed=3)
     torch.testing.assert_close(cut.token_columns["sampled_logps"], whole.token_columns["sampled_logps"])
 

@@ -38,13 +38,23 @@ ppo [ppo, finished] eeeeeeee
 │     ├─ data: demos.jsonl (1,200 rows, dddddddd)
 │     └─ policy: acme/base 00000000
 └─ reward: rm [reward, finished] bbbbbbbb
-   └─ policy: sft [sft, finished] aaaaaaaa
-      ├─ data: demos.jsonl (1,200 rows, dddddddd)
-      └─ policy: acme/base 00000000"""
+   └─ policy: sft [sft, finished] aaaaaaaa (as above)"""
 
 
 def test_the_tree_of_four_runs(four):
     assert render_tree(lineage(four / "ppo")) == TREE
+
+
+def test_what_stands_in_a_tree_before_is_named_again_and_no_more(four):
+    both = render_tree(lineage(four / "dpo"), lineage(four / "rm")).splitlines()
+    assert both[0] == "dpo [dpo, finished] cccccccc"
+    assert both[-2:] == ["rm [reward, finished] bbbbbbbb", "└─ policy: sft [sft, finished] aaaaaaaa (as above)"]
+
+
+def test_a_run_whose_weights_have_changed_since_is_another_one(four):
+    before = lineage(four / "dpo")
+    Run.open(four / "sft").update(hashes={"weights": "f" * 64})
+    assert "(as above)" not in render_tree(before, lineage(four / "rm"))
 
 
 def test_the_tree_holds_after_the_runs_have_moved(four, tmp_path):
@@ -67,7 +77,7 @@ def test_a_cycle_ends_and_is_said(four):
     record = (four / "sft" / "run.json").read_text()
     (four / "sft" / "run.json").write_text(record.replace("acme/base", "../ppo"))
     tree = render_tree(lineage(four / "ppo"))
-    assert tree.count("(is its own ancestor)") == 2
+    assert tree.count("(is its own ancestor)") == 1, "by way of dpo; by way of rm it stands above"
 
 
 def test_a_damaged_parent_is_said_and_left_out_of_lists(four, caplog):

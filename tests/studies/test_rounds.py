@@ -187,9 +187,7 @@ def test_pages_and_lineage(whole: tuple[Path, dict[str, Any]]):
         assert part in tree
     after_respond = tree[tree.index("data: respond_2 [respond]") :]
     assert "model: dpo_1 [dpo, finished]" in after_respond
-    once = render_tree(lineage(out / "dpo_2"), once=True)
-    assert "(as above)" in once
-    assert len(once) < len(tree)
+    assert "(as above)" in tree
 
 
 def test_the_same_again_makes_nothing(start: Path, whole: tuple[Path, dict[str, Any]]):

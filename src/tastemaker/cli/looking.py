@@ -106,9 +106,9 @@ def _show_trees(folder: Path) -> None:
 
     runs = [Run.open(folder)] if Run.is_run(folder) else list_runs(folder)
     parents = {(run.folder / p.path).resolve() for run in runs for p in run.record.parents}
-    for run in runs:
-        if run.folder not in parents and run.model_dir not in parents:
-            console().print(render_tree(lineage(run)), markup=False, soft_wrap=True)
+    last = [run for run in runs if run.folder not in parents and run.model_dir not in parents]
+    if last:
+        console().print(render_tree(*map(lineage, last)), markup=False, soft_wrap=True)
 
 
 RUNS = Command(

@@ -8,12 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention
 
 from tastemaker.models.attention import AttentionRule
-
-SCORES_IN_A_BLOCK = 2**24
-"""Attention scores held at once while prompts are read by layers that no fused kernel serves."""
+from tastemaker.models.decode_attention import causal, minus_infinity, scores_of, sinks_of, weights_of
 
 
 @dataclass
@@ -206,7 +203,7 @@ class DecodeState:
             layer.prompt_values[here, :, : part.longest] = value
         if last:
             return self._look(query, key, value, rule, part)
-        output = _causal(_pad(query, part), key, value, rule).transpose(1, 2)
+        output = causal(_pad(query, part), key, value, rule).transpose(1, 2)
         return output.reshape(part.count * part.longest, *output.shape[2:])[part.index].unsqueeze(0)
 
     def _look(self, query: Tensor, key: Tensor, value: Tensor, rule: AttentionRule, part: Segment) -> Tensor:
@@ -217,10 +214,10 @@ class DecodeState:
         unseen = place >= part.lengths[:, None]
         if rule.window is not None:
             unseen |= part.lengths[:, None] - 1 - place >= rule.window
-        hidden = _minus_infinity(unseen, query.dtype).repeat_interleave(groups, dim=0).unsqueeze(1)
+        hidden = minus_infinity(unseen, query.dtype).repeat_interleave(groups, dim=0).unsqueeze(1)
         query = query.reshape(count * groups, heads // groups, width)
-        weights = _weights(
-            _scores(query, key.flatten(0, 1), hidden, rule), _sinks(rule, groups, count), value.dtype
+        weights = weights_of(
+            scores_of(query, key.flatten(0, 1), hidden, rule), sinks_of(rule, groups, count), value.dtype
         )
         return torch.bmm(weights, value.flatten(0, 1)).view(count, 1, heads, -1)
 
@@ -247,16 +244,16 @@ class DecodeState:
         values = layer.values.flatten(0, 1)[:, first : step + 1]
         shares = self._shared and (window is None or step - self._latest + 1 < window)
         hidden, beyond = self._hidden(window, first, shares, keys, layer.prompt_keys)
-        scores = _scores(query.to(keys.dtype), keys, hidden, rule)
-        sinks = _sinks(rule, groups, rows)
+        scores = scores_of(query.to(keys.dtype), keys, hidden, rule)
+        sinks = sinks_of(rule, groups, rows)
         if not shares:
-            weights = _weights(scores, sinks, values.dtype)
+            weights = weights_of(scores, sinks, values.dtype)
             return torch.bmm(weights, values).to(value.dtype).view(rows, 1, heads, -1)
         prompt_keys, prompt_values = layer.prompt_keys.flatten(0, 1), layer.prompt_values.flatten(0, 1)
-        shared = _scores(self._gather(query, groups), prompt_keys, beyond, rule)
+        shared = scores_of(self._gather(query, groups), prompt_keys, beyond, rule)
         seen = shared.shape[2]
         scores = torch.cat([self._spread(shared, groups), scores], dim=2)
-        weights = _weights(scores, sinks, values.dtype)
+        weights = weights_of(scores, sinks, values.dtype)
         output = torch.bmm(weights[..., seen:], values)
         shared = torch.bmm(self._gather(weights[..., :seen].to(prompt_values.dtype), groups), prompt_values)
         output += self._spread(shared, groups)
@@ -301,7 +298,7 @@ class DecodeState:
             slots = places = None
             if self._latest > first:
                 slot = torch.arange(first, first + 2 * count, device=self.device)
-                slots = _minus_infinity(slot < self._came.to(self.device)[:, None], keys.dtype)
+                slots = minus_infinity(slot < self._came.to(self.device)[:, None], keys.dtype)
                 slots = slots.repeat_interleave(groups, dim=0).unsqueeze(1)
             if shares and not (self._even and window is None):
                 places = self._hidden_places(window, groups, prompt_keys.dtype)
@@ -312,28 +309,9 @@ class DecodeState:
         place = torch.arange(self._longest, device=self.device)
         hidden = place >= self._lengths.to(self.device)[:, None]
         if window is None:
-            return _minus_infinity(hidden, dtype).repeat_interleave(groups, dim=0).unsqueeze(1)
+            return minus_infinity(hidden, dtype).repeat_interleave(groups, dim=0).unsqueeze(1)
         by_row = hidden[self._owners.to(self.device)] | (self.step - self._began[:, None] - place >= window)
-        return self._gather(
-            _minus_infinity(by_row, dtype).repeat_interleave(groups, dim=0).unsqueeze(1), groups
-        )
-
-
-def _minus_infinity(where: Tensor, dtype: torch.dtype) -> Tensor:
-    return torch.zeros(where.shape, dtype=dtype, device=where.device).masked_fill_(where, float("-inf"))
-
-
-def _scores(query: Tensor, keys: Tensor, hidden: Tensor | None, rule: AttentionRule) -> Tensor:
-    """[b, q, k] from [b, q, D] and [b, k, D], with `hidden` [b, 1 or q, k] added."""
-    turned = keys.transpose(1, 2)
-    if hidden is not None and hidden.shape[1] not in (1, query.shape[1]):
-        hidden = hidden.repeat_interleave(query.shape[1] // hidden.shape[1], dim=1)  # members -> their heads
-    if rule.softcap is None and hidden is not None:
-        return torch.baddbmm(hidden, query, turned, alpha=rule.scale)
-    scores = torch.bmm(query * rule.scale, turned)
-    if rule.softcap is not None:
-        scores = scores.div_(rule.softcap).tanh_().mul_(rule.softcap)
-    return scores if hidden is None else scores.add_(hidden)
+        return self._gather(minus_infinity(by_row, dtype).repeat_interleave(groups, dim=0).unsqueeze(1), groups)
 
 
 def _longer(x: Tensor, capacity: int) -> Tensor:
@@ -365,46 +343,3 @@ def _pad(x: Tensor, part: Segment) -> Tensor:
     padded = x.new_zeros(part.count * part.longest, heads, width)
     padded.index_copy_(0, part.index, x[0].transpose(0, 1))
     return padded.view(part.count, part.longest, heads, width).transpose(1, 2)
-
-
-def _causal(query: Tensor, key: Tensor, value: Tensor, rule: AttentionRule) -> Tensor:
-    """Causal attention of right-padded prompts: [U, H, P, D] -> [U, H, P, Dv]. What stands in the padding is
-    never seen from before it.
-    """
-    prompts, heads, longest, width = query.shape
-    groups = key.shape[1]
-    window = rule.window if rule.window is not None and rule.window < longest else None
-    if window is None and rule.softcap is None and rule.sinks is None:
-        return scaled_dot_product_attention(
-            query, key, value, is_causal=True, scale=rule.scale, enable_gqa=groups != heads
-        )
-    query = (query * rule.scale).reshape(prompts, groups, heads // groups, longest, width)
-    output = query.new_empty(prompts, groups, heads // groups, longest, value.shape[3])
-    block = max(1, SCORES_IN_A_BLOCK // (prompts * heads * longest))
-    sinks = None if rule.sinks is None else rule.sinks.view(1, groups, -1, 1, 1)
-    for start in range(0, longest, block):
-        end = min(start + block, longest)
-        low = 0 if window is None else max(0, start + 1 - window)
-        scores = torch.einsum("ughqd,ugkd->ughqk", query[:, :, :, start:end], key[:, :, low:end])
-        if rule.softcap is not None:
-            scores = scores.div_(rule.softcap).tanh_().mul_(rule.softcap)
-        apart = torch.arange(start, end, device=key.device)[:, None] - torch.arange(low, end, device=key.device)
-        hidden = (apart < 0) if window is None else (apart < 0) | (apart >= window)
-        weights = _weights(scores.masked_fill_(hidden, float("-inf")), sinks, value.dtype)
-        output[:, :, :, start:end] = torch.einsum("ughqk,ugkd->ughqd", weights, value[:, :, low:end])
-    return output.view(prompts, heads, longest, -1)
-
-
-def _sinks(rule: AttentionRule, groups: int, rows: int) -> Tensor | None:
-    return None if rule.sinks is None else rule.sinks.view(groups, -1, 1).repeat(rows, 1, 1)
-
-
-def _weights(scores: Tensor, sinks: Tensor | None, dtype: torch.dtype) -> Tensor:
-    """Softmax over the last axis, in float32 or wider; `sinks`, one a row, take part and carry nothing."""
-    wide = torch.promote_types(scores.dtype, torch.float32)
-    if sinks is None:
-        weights = torch.softmax(scores, dim=-1, dtype=wide)
-    else:
-        beside = sinks.to(wide).expand(*scores.shape[:-1], 1)
-        weights = torch.softmax(torch.cat([scores.to(wide), beside], dim=-1), dim=-1)[..., :-1]
-    return weights if weights.dtype == dtype else weights.to(dtype)

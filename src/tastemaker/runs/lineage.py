@@ -142,20 +142,20 @@ def contents_behind(source: Source) -> set[str]:
     return found
 
 
-def render_tree(node: Node, *, once: bool = False) -> str:
-    """The tree as text, a line for each run, model and data source. `once`: what stands there already is named
-    again, and not what went into it.
+def render_tree(*nodes: Node) -> str:
+    """The trees as text, a line for each run, model and data source. What stands there already, in the same
+    tree or in one before it, is named again, and not what went into it.
     """
-    return "\n".join(_lines(node, "", "", set() if once else None))
+    known: set[tuple[str, str]] = set()
+    return "\n".join(line for node in nodes for line in _lines(node, "", "", known))
 
 
-def _lines(node: Node, first: str, rest: str, known: set[tuple[str, str]] | None) -> Iterator[str]:
-    again = known is not None and (node.path, node.weights_hash) in known and bool(node.data or node.parents)
+def _lines(node: Node, first: str, rest: str, known: set[tuple[str, str]]) -> Iterator[str]:
+    again = (node.path, node.weights_hash) in known and bool(node.data or node.parents)
     yield first + _title(node) + " (as above)" * again
     if again:
         return
-    if known is not None:
-        known.add((node.path, node.weights_hash))
+    known.add((node.path, node.weights_hash))
     data = node.data
     count = len(data) + len(node.parents)
     for i, source in enumerate(data):

@@ -113,7 +113,7 @@ class Reports:
             "costs": self._costs(each),
             "columns": columns(answers["after"]),
             "samples": reader.samples(answers),
-            "lineage": render_tree(lineage(run), once=True).splitlines(),
+            "lineage": render_tree(lineage(run)).splitlines(),
         }
 
     def _learned_from(self, each: Round, rows: int) -> int:
