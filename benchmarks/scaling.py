@@ -16,7 +16,11 @@ from common import SIZES, TASKS, read_jsonl
 from report import cells
 from runner import HERE, about, matches, measure, prepare, say
 
-BASE = {"task": "dpo", "size": "small", "dtype": "bfloat16", "adapter": "full", "batch": 4}
+BASE: dict[str, Any] = {
+    **{"task": "dpo", "size": "small", "dtype": "bfloat16", "adapter": "full", "batch": 4},
+    # named in every point: what a point leaves unsaid would match the runs of all other axes
+    **{"context": None, "group": None, "processes": 1},
+}
 GROUPS = {**BASE, "task": "rollouts", "batch": None}
 STEPS = 2
 AXES: dict[str, tuple[str, tuple[dict[str, Any], ...]]] = {
@@ -48,7 +52,7 @@ def run(args: argparse.Namespace, axes: dict[str, tuple[str, tuple[dict[str, Any
             }
             if any(matches(found, wanted) for found in (read_jsonl(path) if path.exists() else [])):
                 continue
-            result = measure(wanted, args.prepared, "cpu", processes=point.get("processes", 1))
+            result = measure(wanted, args.prepared, "cpu", processes=point["processes"])
             with path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps({**wanted, **result}) + "\n")
             say(wanted, result)

@@ -177,6 +177,17 @@ def test_growth_is_a_slope(modules: None) -> None:
     assert scaling.row("tokens", "context", points, runs)["exponent"] == pytest.approx(2)
 
 
+def test_a_point_of_growth_is_read_from_its_own_runs_alone(modules: None) -> None:
+    import scaling  # pyright: ignore[reportMissingImports]
+    from runner import matches  # pyright: ignore[reportMissingImports]
+
+    points = [point for _, axis in scaling.AXES.values() for point in axis]
+    different = [point for i, point in enumerate(points) if point not in points[:i]]
+    assert len(different) < len(points), "the base stands on several axes"
+    for point in points:
+        assert [run for run in different if matches(run, point)] == [point]
+
+
 def test_the_pages_show_what_was_measured(modules: None) -> None:
     import readme  # pyright: ignore[reportMissingImports]
 
