@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from safetensors.torch import load_file
 from tastemaker.methods import METHODS
 from tastemaker.models import tiny_model
 from tastemaker.runs import Run
-from tastemaker.training import train
+from tastemaker.training import precompute, train
 
 SCRIPT = Path(__file__).with_name("two_processes.py")
 PAIRS = [
@@ -84,3 +85,11 @@ def test_C4_metrics_are_those_of_the_whole_batch(name: str, outputs: tuple[Path,
                 rtol=2e-2,
                 atol=2e-3,
             ), (key, ours[key], theirs[key])
+
+
+def test_B9_processes_that_share_the_reference_s_rows_find_the_same(outputs: tuple[Path, Path]):
+    one, two = (load_file(folder / "precomputed" / precompute.FILE)["logps"] for folder in outputs)
+    assert len(one) > 50
+    torch.testing.assert_close(one, two)
+    losses = [Run.open(folder / "precomputed").metrics()[0]["loss"] for folder in outputs]
+    assert losses == pytest.approx([math.log(2)] * 2, abs=1e-6)

@@ -7,7 +7,7 @@ import sys
 import torch
 
 from tastemaker.methods import METHODS
-from tastemaker.training import train
+from tastemaker.training import precompute, train
 from tastemaker.types import StepLabels
 
 OWN = {
@@ -45,6 +45,17 @@ def main(root: str, out: str, batch: str) -> None:
             num_samples=0,
             max_length=64,
         )
+    precompute.CHUNK = 2
+    train(
+        METHODS["dpo"](),
+        model=f"{root}/base",
+        data=f"{root}/pairs.jsonl",
+        out=f"{out}/precomputed",
+        precompute_ref_log_probs=True,
+        max_steps=1,
+        per_device_train_batch_size=int(batch),
+        num_samples=0,
+    )
 
 
 if __name__ == "__main__":
