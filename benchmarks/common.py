@@ -42,6 +42,8 @@ class Size:
         return self.hidden // self.heads * (self.kv_heads or self.heads)
 
 
+LARGE_PAGES = {"THP_MEM_ALLOC_ENABLE": "1"}
+"""What tastemaker asks PyTorch for by itself; given to the peer's best setting too."""
 LONG = 131072
 """Positions of the models for a GPU."""
 SIZES = {
@@ -68,8 +70,8 @@ class Task:
     steps: int
     """Steps that are measured, after `warmup` that are not."""
     warmup: int = 4
-    """Batches differ in length, and until long ones have come every new one asks the system for pages: a third
-    of ours at 42M in the second step, 4% in the fifth, and no part of a steady run.
+    """Batches differ in length, and until long ones have come every new one asks the system for pages: a
+    quarter to a third of ours at 42M in the second step, 4% in the fifth, and no part of a steady run.
     """
     peer: str = "trl-1.16"
     new_tokens: int = 64

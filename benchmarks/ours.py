@@ -31,8 +31,6 @@ import tastemaker as tm
 from tastemaker.methods import METHODS
 from tastemaker.types import Record
 
-OFFLINE = ("dpo", "reward", "sft")
-"""Tasks whose arithmetic is known from the rows alone."""
 args = arguments()
 task = TASKS[args.task]
 batch = args.batch or task.batch
@@ -87,8 +85,8 @@ def offline(method: Any, model: str, rows: str, **settings: Any) -> None:
     metrics = run.metrics()[:steps]
     before = metrics[warmup - 1] if warmup else {}
     rate: dict[str, float] = {}
-    if args.task in OFFLINE and args.context is None and world == 1:
-        # beside the run, since a shared machine is not as fast at every hour
+    if not task.online and args.context is None and world == 1:
+        # beside the run: a shared machine is not as fast at every hour (lengths that are sampled are not known)
         trees = lengths(args.prepared, args.size, args.task, args.steps, batch)[:batch]
         needed = Work.of(trees, head=args.task != "reward")
         rate["matrix_rate"] = matrix_rate(needed, SIZES[args.size], getattr(torch, args.dtype), args.device)

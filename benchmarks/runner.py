@@ -13,7 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from common import BUILD, ROOT, TASKS, read_jsonl, steps_of
+from common import BUILD, LARGE_PAGES, ROOT, TASKS, read_jsonl, steps_of
 
 HERE = Path(__file__).resolve().parent
 PEERS = {"trl-1.16": "trl==1.16.0", "trl-1.12": "trl==1.12.0"}
@@ -23,8 +23,6 @@ ROUNDS = 3
 NEAR = 0.8
 """The peer's default setting is measured again in later rounds where it reached this share of its best."""
 MEMORY_WORDS = ("out of memory", "OutOfMemoryError", "Cannot allocate memory")
-LARGE_PAGES = {"THP_MEM_ALLOC_ENABLE": "1"}
-"""What tastemaker asks PyTorch for by itself, given to the peer's best setting too."""
 Run = dict[str, Any]
 
 

@@ -19,6 +19,7 @@ import torch
 import transformers
 import trl
 from common import (
+    LARGE_PAGES,
     MAX_LENGTH,
     SEED,
     TASKS,
@@ -221,5 +222,5 @@ clock.report(
     loss=losses[:4],
     response_tokens=wrote,
     version=trl.__version__,
-    settings={**best, **more, **{k: v for k, v in os.environ.items() if k == "THP_MEM_ALLOC_ENABLE"}},
+    settings={**best, **more, **(LARGE_PAGES if args.variant == "best" else {})},
 )

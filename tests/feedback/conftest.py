@@ -29,8 +29,8 @@ def postgresql() -> Iterator[Any]:
         server = servers.PostgresServer(Path(folder) / "data")
         try:
             server.start()
-        except servers.Unavailable as reason:  # SQLite is what is embedded; this one where it can be had
-            pytest.skip(str(reason))
+        except servers.Unavailable as reason:
+            pytest.skip(str(reason))  # SQLite is what is embedded; this one where it can be had
         yield server
         server.stop()
 

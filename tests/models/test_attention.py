@@ -242,8 +242,6 @@ def test_the_rule_is_read_from_the_models_keywords() -> None:
 
 
 @pytest.mark.gpu
-# compiled kernels of a CUDA device: a CPU has none to compare
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("name", RULES)
 @pytest.mark.parametrize("path", ["flex", "blocks"])
 def test_cuda_equals_the_dense_mask(name: str, path: str, monkeypatch: pytest.MonkeyPatch) -> None:

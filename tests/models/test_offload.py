@@ -76,8 +76,7 @@ def test_scores_are_the_same_to_the_bit(frozen: str, reward_run: Path, tmp_path:
     assert all(away.weights_hash(r) == kept.weights_hash(r) for r in ("reference", "reward"))
 
 
-# other systems do not tell a process which of its pages are in memory
-@pytest.mark.skipif(not SMAPS.exists(), reason="what is resident is read from /proc")
+@pytest.mark.skipif(not SMAPS.exists(), reason="what is resident is read from /proc")  # others do not tell
 def test_on_a_cpu_they_are_in_memory_during_a_pass_and_not_behind_it(reward_run: Path, tmp_path: Path) -> None:
     away = roles(tmp_path, reward_run)
     model = away.slot("reference").backbone.model

@@ -42,8 +42,7 @@ def wide(folder: Path) -> Path:
     return folder
 
 
-# elsewhere pages are left to the system, and there is nothing to see
-@pytest.mark.skipif(sys.platform != "linux", reason="the list of mapped files is Linux's")
+@pytest.mark.skipif(sys.platform != "linux", reason="the list of mapped files is Linux's")  # elsewhere none
 def test_hashing_and_casting_leave_no_pages_behind_and_the_same_numbers(tmp_path: Path) -> None:
     model = LlamaForCausalLM.from_pretrained(wide(tmp_path), dtype=torch.float32)
     assert Pages().spans
@@ -70,8 +69,7 @@ def test_what_was_changed_in_place_is_kept(tmp_path: Path) -> None:
 LARGE = Path("/sys/kernel/mm/transparent_hugepage")
 
 
-# a system that has no large pages cannot be asked for them
-@pytest.mark.skipif(not LARGE.exists(), reason="no large pages here")
+@pytest.mark.skipif(not LARGE.exists(), reason="no large pages here")  # then the system cannot be asked
 @pytest.mark.parametrize(("wish", "asked"), [({}, True), ({"THP_MEM_ALLOC_ENABLE": "0"}, False)])
 def test_large_pages_are_asked_for_unless_told_otherwise(wish: dict[str, str], asked: bool) -> None:
     code = (

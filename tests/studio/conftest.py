@@ -42,8 +42,9 @@ def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shop]:
 def browser() -> Iterator[Any]:
     """Debian's Chromium, driven by Playwright."""
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    if CHROMIUM is None:  # nothing else can tell what a page is like
-        pytest.skip("no Chromium is installed to label with (Debian: apt-get install chromium)")
+    if CHROMIUM is None:
+        words = "no Chromium is installed to label with (Debian: apt-get install chromium)"
+        pytest.skip(words)  # nothing else can tell what a page is like
     with playwright.sync_playwright() as started:
         opened = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield opened

@@ -169,7 +169,6 @@ def test_E4_every_source_of_randomness_goes_on_where_it_was(tmp_path, draws_befo
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_E4_training_on_cuda_goes_on_bit_for_bit(tmp_path):
     model = Net(0.5).cuda()
     parameters = dict(model.named_parameters())
