@@ -167,7 +167,7 @@ def test_a_trees_blocks_hold_each_row_once_and_every_key_it_sees() -> None:
             rows = [(begin, end) for begin, end, _, _ in cut_rows(extent)]
             assert [r[0] for r in rows] == [0, *(r[1] for r in rows[:-1])]
             assert rows[-1][1] == prompt + sum(own)
-            assert all(end - begin <= blocks.MAX_ROWS for begin, end in rows)
+            assert all(end - begin <= 4 * blocks.ROWS for begin, end in rows)
             for window in (None, 3, 100):
                 seen = visible([(prompt, own)], window)
                 for b in cut_tree(extent, window):

@@ -116,7 +116,8 @@ class Project(torch.autograd.Function):
             given = Given.of(saved[9:], kind, 3)
             turned, width = kind.heads + kind.key_heads, grads[0].shape[2]
             needs = Given.of(ctx.needs_input_grad[4:], kind, 3)
-            wide = torch.cat([g.to(widened(kind.dtype)) for g in grads[:2]], 1)
+            wide = torch.empty(len(x), turned, width, dtype=widened(kind.dtype), device=x.device)
+            wide[:, : kind.heads], wide[:, kind.heads :] = grads[:2]
             torch.view_as_complex(wide.view(len(x), turned, -1, 2)).mul_(angles.conj())
             for_norms: Sequence[Tensor | None] = ()
             if before is not None:

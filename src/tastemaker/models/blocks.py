@@ -7,8 +7,10 @@ many tiny trees cost a handful of operations and long ones stay inside the cache
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -16,15 +18,20 @@ from torch import Tensor
 
 from tastemaker.models.attention import AttentionRule
 
-MIN_ROWS = 48
-"""A block is closed at a response's start only once it has this many rows: smaller ones waste the machine."""
-MAX_ROWS = 128
-"""Longest run of rows in a block; its keys end where it ends, so nearly half of a long square is skipped."""
-GROUP_COST = 12_000
+ROWS = 64
+"""Rows of a block that sees few keys. Its keys end where it ends, so that of a long square nearly half is
+skipped. Blocks have few lengths: for every new shape of a product oneDNN writes code anew, which costs as much
+as ten products."""
+LONG = 256
+"""Keys from which on a block has twice ROWS, and from twice as many on four times: each gathers its keys."""
+KEY_STEP = 64
+"""Keys of a batch are a multiple of this, for the same reason."""
+GROUP_COST = 40_000
 """What starting another batch of blocks costs, in scores (one head's row x key) that padding may waste."""
-ROW_STEP, KEY_STEP = 32, 64
-"""Shapes of batches are multiples of these: for every new shape oneDNN writes code anew, which costs as much as
-ten products of the usual size."""
+CACHED = 2**18
+"""Scores that a CPU keeps in its cache: a batch has no more unless a single block does."""
+WIDENED = 2**13
+"""Rows of gradients that are widened and added up at once: few enough to stay in the cache."""
 RUN_ROWS = 2**16
 """Keys (times heads) gathered at once; more only where a single batch of blocks needs them."""
 KEEP_RATIO = 4
@@ -65,26 +72,14 @@ def cut_rows(extent: Extent) -> Iterator[tuple[int, int, int, bool]]:
     `own` is where the response of row `begin` starts (or the prompt's end), `single` whether all rows belong
     to that one response.
     """
-    begin, own, single = 0, extent.prompt, True
-    at = 0
-    for i, length in enumerate((extent.prompt, *extent.responses)):
-        if i > 1:
-            if at - begin >= MIN_ROWS:
-                yield begin, at, own, single
-                begin, own, single = at, at, True
-            elif at > begin:
-                single = False
-        elif i == 1 and at - begin >= MIN_ROWS:
-            yield begin, at, own, single
-            begin = at
-        at += length
-        while at - begin > MAX_ROWS:
-            yield begin, begin + MAX_ROWS, own, single
-            begin += MAX_ROWS
-            if begin >= at - length and i:
-                own, single = at - length, True
-    if at > begin:
-        yield begin, at, own, single
+    starts = list(accumulate(extent.responses, initial=extent.prompt))
+    begin = 0
+    while begin < starts[-1]:
+        own = max(0, bisect_right(starts, begin) - 1)
+        seen = begin if begin < extent.prompt else extent.prompt + begin - starts[own]
+        end = min(begin + (ROWS << min(2, (seen // LONG).bit_length())), starts[-1])
+        yield begin, end, starts[own], end <= starts[own + 1]
+        begin = end
 
 
 def cut_tree(extent: Extent, window: int | None) -> Iterator[Block]:
@@ -109,7 +104,7 @@ def cut_tree(extent: Extent, window: int | None) -> Iterator[Block]:
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """b blocks padded to one shape of Lq rows and Lk keys, for H heads over Hkv key heads.
+    """b blocks padded to Lq = ROWS rows and Lk keys, for H heads over Hkv key heads.
 
     Indices count rows of the token-major [T * H, D] (keys: [T * Hkv, D]) view, heads before tokens, so that one
     gather gives contiguous [b, heads, tokens, D].
@@ -139,19 +134,25 @@ class Run:
     real: Tensor
     """[slots, 1] float32: 0 on rows that only pad."""
 
+    sizes: tuple[list[int], list[int]]
+    """Of each group: gathered queries, gathered keys."""
+
     @staticmethod
     def of(groups: list[Group]) -> Run:
         real = torch.cat([g.real for g in groups])
         queries, keys = (torch.cat([getattr(g, n) for g in groups]) for n in ("query_rows", "key_rows"))
-        return Run(tuple(groups), queries, keys, real.float()[:, None])
+        sizes = [len(g.query_rows) for g in groups], [len(g.key_rows) for g in groups]
+        return Run(tuple(groups), queries, keys, real.float()[:, None], sizes)
 
-    def spans(self) -> Iterator[tuple[Group, slice, slice]]:
-        """Each group with its part of the gathered queries and keys."""
-        query = key = 0
-        for group in self.groups:
-            queries, keys = len(group.query_rows), len(group.key_rows)
-            yield group, slice(query, query + queries), slice(key, key + keys)
-            query, key = query + queries, key + keys
+    def cut(self, queries: Sequence[Tensor], keys: Sequence[Tensor]) -> Iterator[tuple[Group, list[Tensor]]]:
+        """Each group with its part of what was gathered for `queries` [slots, D] and for `keys`, as
+        [b * Hkv, G * Lq, D] and [b * Hkv, Lk, D].
+        """
+        of_rows, of_keys = self.sizes
+        parts = [x.split(of_rows) for x in queries] + [x.split(of_keys) for x in keys]
+        for group, *pieces in zip(self.groups, *parts, strict=True):
+            spread = len(group.key_rows) // group.keys
+            yield group, [x.view(spread, -1, x.shape[1]) for x in pieces]
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,7 +175,7 @@ def make_plan(
 ) -> Plan:
     """Plans a layout on the host; `branch` and `position` [T] int64 as in `TreeLayout`, on its device."""
     blocks = [block for extent in extents for block in cut_tree(extent, window)]
-    cap = 2**18 if branch.device.type == "cpu" else 2**26
+    cap = CACHED if branch.device.type == "cpu" else 2**26
     groups = [
         _make_group(members, branch, position, heads, key_heads, window)
         for members in _similar(blocks, heads, cap)
@@ -197,36 +198,36 @@ def make_plan(
 
 
 def _similar(blocks: list[Block], heads: int, cap: int) -> Iterator[list[Block]]:
-    """Batches of blocks near enough in shape that padding costs less than another batch would, each of at most
-    `cap` scores (what stays in cache).
+    """Batches of blocks of as many rows and near enough in keys that padding costs less than another batch
+    would, each of at most `cap` scores (what stays in cache).
     """
     members: list[Block] = []
     rows = keys = filled = 0
     for block in sorted(blocks, key=_shape, reverse=True):
-        block_rows, block_keys = _shape(block)
-        new_rows, new_keys = max(rows, block_rows), max(keys, block_keys)
-        area = (len(members) + 1) * new_rows * new_keys
-        waste = area - filled - block_rows * block_keys
-        if members and (heads * area > cap or waste > max(GROUP_COST // heads, area // 8)):
+        own = _shape(block)
+        area = (len(members) + 1) * rows * keys
+        waste = area - filled - own[0] * own[1]
+        if members and (own[0] != rows or heads * area > cap or waste > max(GROUP_COST // heads, area // 8)):
             yield members
-            members, new_rows, new_keys, filled = [], block_rows, block_keys, 0
+            members, filled = [], 0
+        if not members:
+            rows, keys = own
         members.append(block)
-        rows, keys, filled = new_rows, new_keys, filled + block_rows * block_keys
+        filled += own[0] * own[1]
     if members:
         yield members
 
 
 def _shape(block: Block) -> tuple[int, int]:
     """Rows and keys, rounded up."""
-    return -(-block.rows // ROW_STEP) * ROW_STEP, -(-block.keys // KEY_STEP) * KEY_STEP
+    return -(-block.rows // ROWS) * ROWS, -(-block.keys // KEY_STEP) * KEY_STEP
 
 
 def _make_group(
     members: list[Block], branch: Tensor, position: Tensor, heads: int, key_heads: int, window: int | None
 ) -> Group:
     device = branch.device
-    shapes = [_shape(b) for b in members]
-    rows, keys = max(r for r, _ in shapes), max(k for _, k in shapes)
+    rows, keys = _shape(members[0])
     row, n_rows, first, firsts, second, seconds = (
         torch.tensor([(b.row, b.rows, b.first, b.firsts, b.second, b.seconds) for b in members])
         .to(device)
@@ -299,11 +300,11 @@ class _BlockAttention(torch.autograd.Function):
         at = 0
         for run in plan.runs:
             queries, keys, values = _gather(run, q, k, v)
-            for group, rows, those in run.spans():
-                weights = _weigh(queries[rows], keys[those], group, plan, rule)[0].to(v.dtype)
-                slots = out[at : at + len(group.query_rows)].view(len(weights), -1, v.shape[1])
-                torch.bmm(weights, values[those].view(len(weights), group.keys, -1), out=slots)
-                at += len(group.query_rows)
+            slots = out[at : at + len(queries)]
+            at += len(queries)
+            for group, (q3, out3, k3, v3) in run.cut((queries, slots), (keys, values)):
+                weights = _weigh(q3, k3, group, plan, rule)[0].to(v.dtype)
+                torch.bmm(weights, v3, out=out3)
                 if keep:
                     kept.append(weights)
         ctx.save_for_backward(q, k, v, sinks, *kept)
@@ -326,27 +327,25 @@ class _BlockAttention(torch.autograd.Function):
             queries, keys, values = _gather(run, q, k, v)
             grad = g.index_select(0, run.query_rows).mul_(run.real)
             dquery, dkey, dvalue = torch.empty_like(queries), torch.empty_like(keys), torch.empty_like(values)
-            for group, rows, those in run.spans():
-                spread = group.blocks * plan.key_heads
-                q3, g3, dq3 = (x[rows].view(spread, -1, x.shape[1]) for x in (queries, grad, dquery))
-                k3, v3, dk3, dv3 = (x[those].view(spread, -1, x.shape[1]) for x in (keys, values, dkey, dvalue))
+            parts = run.cut((queries, grad, dquery), (keys, values, dkey, dvalue))
+            for group, (q3, g3, dq3, k3, v3, dk3, dv3) in parts:
                 weights, slope, spare = (
-                    (next(weighed), None, None)
-                    if kept
-                    else _weigh(queries[rows], keys[those], group, plan, rule)
+                    (next(weighed), None, None) if kept else _weigh(q3, k3, group, plan, rule)
                 )
-                torch.bmm(weights.mT.to(v.dtype), g3, out=dv3)
                 dweights = torch.bmm(g3, v3.mT).to(weights.dtype)
                 if dsinks is not None and spare is not None:
                     # softmax's backward for a key without value: its weight times minus the mean gradient
                     drop = (weights.to(wide) * dweights).sum(-1) * spare
                     dsinks -= drop.view(group.blocks, plan.heads, group.rows).sum((0, 2))
                 dscores = torch._softmax_backward_data(dweights, weights, -1, weights.dtype)  # pyright: ignore[reportPrivateUsage]
+                # behind the softmax, which has just read the weights: they are in the cache
+                torch.bmm(weights.mT.to(v.dtype), g3, out=dv3)
                 dscores = (dscores if slope is None else dscores.mul_(slope)).to(q.dtype)
                 torch.baddbmm(dq3, dscores, k3, beta=0, alpha=rule.scale, out=dq3)
                 torch.bmm(dscores.mT, q3, out=dk3)
-            dk.index_add_(0, run.key_rows, dkey.to(wide))
-            dv.index_add_(0, run.key_rows, dvalue.to(wide))
+            for to, found in ((dk, dkey), (dv, dvalue)):
+                for rows, part in zip(run.key_rows.split(WIDENED), found.split(WIDENED), strict=True):
+                    to.index_add_(0, rows, part.to(wide))
             dqueries.append(dquery)
         dq = dqueries[0] if len(dqueries) == 1 else torch.cat(dqueries)
         tokens = len(plan.home) // plan.heads
@@ -374,11 +373,9 @@ def _weigh(
     queries: Tensor, keys: Tensor, group: Group, plan: Plan, rule: AttentionRule
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Weights [b * Hkv, G * Lq, Lk] of a group, the soft cap's derivative at the scores, and the sinks' share
-    of each row's weight, from the group's gathered queries and keys.
+    of each row's weight, from the group's queries [b * Hkv, G * Lq, D] and keys [b * Hkv, Lk, D].
     """
-    b = group.blocks * plan.key_heads
-    queries, keys = queries.view(b, -1, queries.shape[1]), keys.view(b, group.keys, -1)
-    scores = queries.new_empty(b, queries.shape[1], group.keys)
+    scores = queries.new_empty(*queries.shape[:2], group.keys)
     torch.baddbmm(scores, queries, keys.mT, beta=0, alpha=rule.scale, out=scores)
     scores = scores.to(torch.promote_types(queries.dtype, torch.float32))
     slope = None
@@ -392,5 +389,5 @@ def _weigh(
     if rule.sinks is None:
         return weights, slope, None
     total = torch.logsumexp(by_block, -1)
-    spare = torch.sigmoid(rule.sinks.to(total.dtype)[None, :, None] - total).view(b, -1)
+    spare = torch.sigmoid(rule.sinks.to(total.dtype)[None, :, None] - total).view(len(scores), -1)
     return weights * (1 - spare)[..., None], slope, spare

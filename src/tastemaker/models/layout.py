@@ -65,8 +65,9 @@ class TreeLayout:
         plan = self._plans.get(heads)
         if plan is None:
             plan = self._plans[heads] = make_plan(self.extents, self.branch, self.position, *heads)
-        q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
-        return block_attention(q, k, v, plan, rule)[None], None
+        # not x[0], whose backward copies into zeros
+        q, k, v = (x.squeeze(0).transpose(0, 1) for x in (query, key, value))
+        return block_attention(q, k, v, plan, rule).unsqueeze(0), None
 
     def flash_pays(self, query: Tensor, value: Tensor) -> bool:
         """Whether PyTorch's fused attention is the faster: on a CPU in float32 for long chains, and never in
