@@ -186,6 +186,15 @@ def test_a_trees_blocks_hold_each_row_once_and_every_key_it_sees() -> None:
                     assert needed[:, first[: b.open] - 7].all()
 
 
+def test_blocks_grow_with_the_keys_they_see() -> None:
+    def lengths(prompt: int, *own: int) -> list[int]:
+        return [end - begin for begin, end, _, _ in cut_rows(Extent(0, prompt, own))]
+
+    assert lengths(300, 200, 60) == [64] * 4 + [128] * 2 + [48]  # the last begins where 300 + 12 are seen
+    assert lengths(1000, 100) == [64] * 4 + [128] * 2 + [256] * 2 + [76]
+    assert lengths(20, 30, 30) == [64, 16]
+
+
 def test_many_tiny_trees_cost_few_groups() -> None:
     layout = laid([(16, (14, 14))] * 64).tree
     assert layout is not None
