@@ -5,6 +5,8 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +18,7 @@ from tastemaker.models.attention import IMPLEMENTATION, AttentionRule, attend
 from tastemaker.models.blocks import Extent, block_attention, cut_rows, cut_tree, make_plan
 from tastemaker.models.flex import FlexMask, flex_attention
 from tastemaker.models.layout import Stream, TreeLayout, stream
+from tastemaker.models.varlen import Chains, trial, varlen_attention, varlen_usable
 from tastemaker.types import Bundles, Tree
 
 CPU = torch.device("cpu")
@@ -160,6 +163,97 @@ def test_fused_attention_is_for_chains_in_float32_alone(monkeypatch: pytest.Monk
     assert not chain.flash_pays(x, x[..., :6])
 
 
+CHAINS = ((5, (30,)), (60, (40,)), (1, (9,)))
+
+
+def varlen_by_definition(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    starts: Tensor,
+    starts_k: Tensor,
+    longest: int,
+    longest_k: int,
+    *,
+    scale: float,
+    window_size: tuple[int, int],
+    enable_gqa: bool,
+) -> Tensor:
+    """PyTorch's kernel as documented: rows are causal, of earlier keys `window_size[0]` are seen, or all."""
+    assert starts.dtype == torch.int32 and torch.equal(starts, starts_k) and window_size[1] == 0
+    assert longest == longest_k == int(starts.diff().max())
+    assert enable_gqa == (q.shape[1] != k.shape[1])
+    row = torch.bucketize(torch.arange(len(q)), starts[1:], right=True)
+    apart = torch.arange(len(q))[:, None] - torch.arange(len(q))
+    mask = (row[:, None] == row) & (apart >= 0)
+    if window_size[0] >= 0:
+        mask &= apart <= window_size[0]
+    return dense(q, k, v, mask, AttentionRule(scale))
+
+
+@pytest.mark.parametrize("key_heads", [4, 2])
+@pytest.mark.parametrize("window", [None, 1, 7])
+def test_chains_by_rows_of_different_lengths(
+    key_heads: int, window: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tastemaker.models.varlen._kernel", lambda: varlen_by_definition)
+    monkeypatch.setattr("tastemaker.models.layout.varlen_usable", lambda *_: True)
+    layout = laid(CHAINS).tree
+    assert layout is not None
+    inputs = tensors(len(layout.branch), 4, key_heads, 8, 8)
+    expected = dense(*inputs, visible(CHAINS, window), AttentionRule(0.35))
+    packed = [x.transpose(0, 1)[None] for x in inputs]
+    found = layout.attend(nn.Identity(), *packed, scaling=0.35, sliding_window=window)[0][0]
+    assert torch.allclose(found, expected, atol=1e-12)
+    weight = torch.randn(expected.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    grads, wanted = (torch.autograd.grad((x * weight).sum(), inputs) for x in (found, expected))
+    assert all(torch.allclose(a, b, atol=1e-11) for a, b in zip(grads, wanted, strict=True))
+
+
+def test_the_kernel_for_chains_takes_what_it_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyTorch's own check of the arguments, which runs on tensors without numbers."""
+    monkeypatch.setattr("tastemaker.models.varlen._dtype", lambda x: x.dtype)  # autocast knows no such device
+    chains = Chains.of([Extent(0, p, own) for p, own in CHAINS], torch.device("meta"))
+    assert chains is not None
+    q, k = (torch.empty(1, heads, 145, 64, dtype=torch.bfloat16, device="meta") for heads in (4, 2))
+    out = varlen_attention(q, k, k, chains, AttentionRule(0.125, 7))
+    assert out.shape == q.shape and out.dtype == q.dtype
+
+
+def test_the_kernel_for_chains_is_tried_before_it_is_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
+    def tried(kernel: object) -> bool:
+        monkeypatch.setattr("tastemaker.models.varlen._kernel", lambda: kernel)
+        trial.cache_clear()
+        return trial(CPU, torch.bfloat16, 16)
+
+    def one_key_more(*tensors: Tensor, window_size: tuple[int, int], **options: object) -> Tensor:
+        return varlen_by_definition(*tensors, window_size=(window_size[0] + 1, 0), **options)  # pyright: ignore
+
+    def older(*tensors: Tensor, scale: float) -> Tensor:
+        raise AssertionError("never reached: it knows no window")
+
+    assert tried(varlen_by_definition)
+    assert not tried(one_key_more)
+    assert not tried(older)
+    trial.cache_clear()
+
+
+def test_rows_of_different_lengths_are_for_plain_chains_on_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tastemaker.models.varlen.trial", lambda *_: True)
+
+    def like(device: str = "cuda", dtype: torch.dtype = torch.bfloat16, width: int = 16) -> Any:
+        return SimpleNamespace(device=torch.device(device), dtype=dtype, shape=(1, 4, 35, width))
+
+    plain = AttentionRule(0.25, window=7)
+    assert varlen_usable(like(), like(), plain)
+    assert not varlen_usable(like("cpu"), like("cpu"), plain)
+    assert not varlen_usable(like(), like(dtype=torch.float32), plain)
+    assert not varlen_usable(like(), like(width=8), plain)
+    assert not varlen_usable(like(), like(), replace(plain, softcap=30.0))
+    assert not varlen_usable(like(), like(), replace(plain, sinks=torch.zeros(4)))
+    assert Chains.of([Extent(0, 5, (3,)), Extent(8, 5, (3, 3))], CPU) is None
+
+
 def test_a_trees_blocks_hold_each_row_once_and_every_key_it_sees() -> None:
     for prompt in (1, 40, 128, 129, 300):
         for own in ((1,), (47, 1, 1), (128, 128), (30, 300, 5, 260), (129,)):
@@ -248,6 +342,21 @@ def test_the_rule_is_read_from_the_models_keywords() -> None:
     assert AttentionRule.of(x, {}).scale == 0.25
     rule = AttentionRule.of(x, {"scaling": 0.1, "sliding_window": 7, "softcap": 3.0, "dropout": 0.5})
     assert (rule.scale, rule.window, rule.softcap, rule.sinks) == (0.1, 7, 3.0, None)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("window", [None, 7])
+def test_cuda_rows_of_different_lengths_are_trusted_and_equal_the_dense_mask(window: int | None) -> None:
+    cuda = torch.device("cuda")
+    trees = [Tree(torch.arange(p), tuple(torch.arange(n) for n in own)) for p, own in CHAINS]
+    layout = stream(Bundles(tuple(trees)), cuda).tree
+    assert isinstance(layout, TreeLayout)
+    q, k, v = tensors(len(layout.branch), 4, 2, 64, 64)
+    truth = dense(q, k, v, visible(CHAINS, window), AttentionRule(0.125))
+    on = [x.detach().to(cuda, torch.bfloat16).transpose(0, 1)[None] for x in (q, k, v)]
+    assert trial(cuda, torch.bfloat16, 64)
+    out, _ = layout.attend(nn.Identity(), *on, scaling=0.125, sliding_window=window)
+    assert torch.allclose(out[0].double().cpu(), truth, atol=3e-2)
 
 
 @pytest.mark.gpu

@@ -6,7 +6,7 @@ The shift from a response token to the hidden state that predicts it happens her
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -15,12 +15,13 @@ from torch import Tensor, nn
 from tastemaker.models.attention import AttentionRule
 from tastemaker.models.blocks import Extent, Plan, block_attention, make_plan
 from tastemaker.models.flex import FlexMask, flex_attention, flex_usable
+from tastemaker.models.varlen import Chains, varlen_attention, varlen_usable
 from tastemaker.types import Bundles, TastemakerError
 
 FLASH_TOKENS = 1536
 """Mean tokens of a tree from which fused attention is faster on a CPU in float32. Measured there and back, 8
-heads of 64, time of fused over blocked: 1.11 at 512 tokens, 0.93 at 1,024, 0.84 at 2,048, 0.78 at 4,096; in
-bfloat16 2.5 at 256, 1.3 at 1,024, 1.0 from 2,048 to 8,192."""
+heads of 64, time of fused over blocked: 1.13 at 512 tokens, 0.96 at 1,024, 0.89 at 2,048, 0.83 at 4,096; in
+bfloat16 2.2 at 256, 1.2 at 1,024, 1.3 at 4,096, 1.0 at 8,192."""
 
 
 class TreeLayout:
@@ -42,6 +43,7 @@ class TreeLayout:
         """Positions of the longest prompt with response: no window of that length or more hides anything."""
         self._plans: dict[tuple[int, int, int | None], Plan] = {}
         self._masks: dict[int | None, FlexMask] = {}
+        self._chains = Chains.of(extents, branch.device)
 
     def attend(
         self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, **options: Any
@@ -54,6 +56,9 @@ class TreeLayout:
             )
         rule = AttentionRule.of(query, options)
         window = rule.window if rule.window is not None and rule.window < self.reach else None
+        if self._chains is not None and varlen_usable(query, value, rule):
+            windowed = replace(rule, window=window)
+            return varlen_attention(query, key, value, self._chains, windowed).transpose(1, 2), None
         if flex_usable(query, value):
             mask = self._masks.get(window)
             if mask is None:
@@ -75,8 +80,9 @@ class TreeLayout:
         """
         if value.device.type != "cpu" or value.dtype != torch.float32 or torch.is_autocast_enabled("cpu"):
             return False
-        chains = all(len(extent.responses) == 1 for extent in self.extents)
-        chains &= query.shape[-1] == value.shape[-1]  # else there is no fused kernel
+        chains = (
+            self._chains is not None and query.shape[-1] == value.shape[-1]
+        )  # else there is no fused kernel
         return chains and len(self.branch) >= FLASH_TOKENS * len(self.extents)
 
     def _flash(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
